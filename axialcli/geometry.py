@@ -1,0 +1,135 @@
+"""Boxes, blocks and georeferences: the plain geometry that every floor shares.
+
+Coordinates are (y, x) in pixels; boxes are half open.
+Shapes: H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Size(NamedTuple):
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+
+class Box(NamedTuple):
+    """A half-open rectangle [y0, y1) x [x0, x1) in pixels."""
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+    @property
+    def height(self) -> int:
+        return self.y1 - self.y0
+
+    @property
+    def width(self) -> int:
+        return self.x1 - self.x0
+
+    @property
+    def area_px(self) -> int:
+        return self.height * self.width
+
+    @property
+    def empty(self) -> bool:
+        return self.height <= 0 or self.width <= 0
+
+    def shifted(self, dy: int, dx: int) -> Box:
+        """The same rectangle moved by (dy, dx)."""
+        return Box(self.y0 + dy, self.x0 + dx, self.y1 + dy, self.x1 + dx)
+
+    def intersection(self, other: Box) -> Box:
+        """What both cover; `empty` where they do not touch."""
+        return Box(
+            max(self.y0, other.y0),
+            max(self.x0, other.x0),
+            min(self.y1, other.y1),
+            min(self.x1, other.x1),
+        )
+
+    def within(self, outer: Box) -> tuple[slice, slice]:
+        """Slices that pick this box out of an array that covers `outer`."""
+        return (
+            slice(self.y0 - outer.y0, self.y1 - outer.y0),
+            slice(self.x0 - outer.x0, self.x1 - outer.x0),
+        )
+
+
+def whole(size: Size) -> Box:
+    """The box of a whole picture."""
+    return Box(0, 0, size.height, size.width)
+
+
+def grid_boxes(box: Box, cell: int) -> Iterator[Box]:
+    """Cells of an absolute grid of `cell` pixels that `box` touches, row-major, clipped to `box`."""
+    for y in range(box.y0 // cell * cell, box.y1, cell):
+        for x in range(box.x0 // cell * cell, box.x1, cell):
+            yield Box(y, x, y + cell, x + cell).intersection(box)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A finished rectangle of the output; it starts on the mask's tile grid and never changes again.
+
+    labels_HW: uint8 class indices. probs_KHW: float32 in 0..1, or None where nobody asked for them.
+    """
+
+    box: Box
+    labels_HW: NDArray[np.uint8]
+    probs_KHW: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeoReference:
+    """The GeoTIFF tags of a picture, as they stand in its first directory.
+
+    pixel_scale: tag 33550 (sx, sy, sz) or empty. tiepoints: tag 33922, six numbers a point, or
+    empty. transformation: tag 34264, sixteen numbers row-major, or empty. geo_keys, geo_doubles,
+    geo_ascii: tags 34735, 34736, 34737 verbatim. pixel_is_point: GTRasterType is 2, that is, a tie
+    point means the centre of its pixel.
+    """
+
+    pixel_scale: tuple[float, ...] = ()
+    tiepoints: tuple[float, ...] = ()
+    transformation: tuple[float, ...] = ()
+    geo_keys: tuple[int, ...] = ()
+    geo_doubles: tuple[float, ...] = ()
+    geo_ascii: str = ""
+    pixel_is_point: bool = False
+
+    def scaled(self, factor_y: float, factor_x: float) -> GeoReference:
+        """The georeference of the same picture with pixels `factor` times as large.
+
+        The outer bounds stay where they are, also where a tie point means a pixel's centre.
+        """
+        half_y, half_x = ((factor_y - 1) / 2, (factor_x - 1) / 2) if self.pixel_is_point else (0, 0)
+        scale = self.pixel_scale
+        tiepoints: list[float] = []
+        for at in range(0, len(self.tiepoints) - 5, 6):
+            i, j, k, x, y, z = self.tiepoints[at : at + 6]
+            if scale:
+                tiepoints += [i / factor_x, j / factor_y, k, x + half_x * scale[0], y - half_y * scale[1], z]
+            else:
+                # Ground control points: without a scale the raster side moves, not the world's.
+                tiepoints += [(i - half_x) / factor_x, (j - half_y) / factor_y, k, x, y, z]
+        matrix = list(self.transformation)
+        for row in range(0, len(matrix), 4):
+            matrix[row + 3] += half_x * matrix[row] + half_y * matrix[row + 1]
+            matrix[row] *= factor_x
+            matrix[row + 1] *= factor_y
+        if scale:
+            scale = (scale[0] * factor_x, scale[1] * factor_y, *scale[2:])
+        return replace(
+            self, pixel_scale=scale, tiepoints=tuple(tiepoints), transformation=tuple(matrix)
+        )
