@@ -1,0 +1,57 @@
+"""Backends: what runs a network. `load_model` is the only door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from axialcli.backends.model import Model
+from axialcli.backends.model_file import file_hash, read_model
+from axialcli.backends.torch_model import TorchModel
+from axialcli.backends.zoo import DEFAULT_MODEL, find_model
+from axialcli.config import Device, Dtype, check_choice
+from axialcli.errors import ModelError, UsageError
+
+
+def load_model(
+    name_or_path: str | Path = DEFAULT_MODEL,
+    *,
+    backend: str = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> Model:
+    """A model of the zoo by its name, or a model file by its path, ready to predict.
+
+    backend: auto or torch. device: auto takes cuda, then mps, then cpu. dtype: auto is float32.
+    Raises ModelError where the file is missing, damaged, unsafe or not understood, UsageError for
+    a device that is not there.
+    """
+    check_choice("device", device, Device)
+    check_choice("dtype", dtype, Dtype)
+    if backend not in ("auto", "torch"):
+        raise UsageError(f"backend is '{backend}': choose one of auto, torch")
+    path = find_model(name_or_path)
+    spec, weights = read_model(path)
+    if spec.task != "segmentation" or spec.output.stride != 1:
+        raise ModelError(f"{path}: only dense segmentation models are supported so far")
+    return TorchModel(
+        spec=spec,
+        weights=weights,
+        device=_device(device),
+        dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype),
+        sha256=file_hash(path),
+        where=str(path),
+    )
+
+
+def _device(name: Device) -> torch.device:
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    if not present[name]:
+        raise UsageError(f"there is no {name} device here")
+    return torch.device(name)
+
+
+__all__ = ["Model", "load_model"]

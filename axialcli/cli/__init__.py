@@ -1,0 +1,1 @@
+"""The command line: parses, calls, prints. The only place for typer, rich and exit codes."""

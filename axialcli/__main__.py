@@ -1,0 +1,8 @@
+"""`python -m axialcli` is `axial`."""
+
+from __future__ import annotations
+
+from axialcli.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Model: images in, probabilities out, whatever runs the network.
+
+Shapes: B batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from axialcli.backends.spec import ModelSpec
+from axialcli.errors import LimitError, ModelError
+
+FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 255.0, torch.float64: 255.0}
+
+
+class Model(ABC):
+    """A network with everything that has to happen before and behind it.
+
+    spec: what the model file says. sha256: of that file. backend, device, dtype: what runs it.
+    """
+
+    backend: str
+
+    def __init__(self, *, spec: ModelSpec, device: torch.device, dtype: torch.dtype, sha256: str) -> None:
+        self.spec, self.device, self.dtype, self.sha256 = spec, device, dtype, sha256
+        mean, std = (torch.tensor(v, dtype=torch.float32) for v in (spec.input.mean, spec.input.std))
+        self._scale_C = (1 / std).to(device)
+        self._shift_C = (-mean / std).to(device)
+
+    @abstractmethod
+    def run(self, images_BCHW: Tensor) -> Tensor:
+        """The network alone: normalised images in the model's dtype and device -> logits."""
+
+    @overload
+    def predict(self, images_BCHW: NDArray[np.generic], *, logits: bool = ...) -> NDArray[np.float32]: ...
+    @overload
+    def predict(self, images_BCHW: Tensor, *, logits: bool = ...) -> Tensor: ...
+
+    def predict(
+        self, images_BCHW: NDArray[np.generic] | Tensor, *, logits: bool = False
+    ) -> NDArray[np.float32] | Tensor:
+        """Probabilities, float32: [B, K, H, W] of a segmentation model, [B, K] of a classifier.
+
+        images_BCHW: pixel values as they were read, uint8, uint16 or float (0..255). One channel is
+        replicated for a model that wants three. A sigmoid model has one logit and two classes.
+        logits: return the logits instead. Arrays give an array back, tensors a tensor on the
+        model's device. Raises ModelError for wrong channels or dtype, LimitError out of memory.
+        """
+        if isinstance(images_BCHW, np.ndarray):
+            return self.predict(torch.from_numpy(images_BCHW), logits=logits).cpu().numpy()
+        try:
+            with torch.inference_mode():
+                logits_BKHW = self.run(self._normalise(images_BCHW)).float()
+                return logits_BKHW if logits else self._activate(logits_BKHW)
+        except torch.OutOfMemoryError as error:
+            raise LimitError(
+                f"out of memory on {self.device} for {tuple(images_BCHW.shape)}: use a smaller --batch or --tile"
+            ) from error
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):
+                raise LimitError("out of memory: use a smaller --batch or --tile") from error
+            raise
+
+    def decide(self, probs_KHW: Tensor) -> Tensor:
+        """The class of each pixel, uint8 [H, W], by the model's decision rule; ties go to the lower class."""
+        if self.spec.output.threshold is not None:
+            return (probs_KHW[1] >= self.spec.output.threshold).to(torch.uint8)
+        if len(probs_KHW) == 2:
+            return (probs_KHW[1] > probs_KHW[0]).to(torch.uint8)
+        return probs_KHW.argmax(0).to(torch.uint8)
+
+    def _normalise(self, images_BCHW: Tensor) -> Tensor:
+        wanted, given = len(self.spec.input.channels), images_BCHW.shape[1]
+        if given not in (wanted, 1) or (given == 1 and wanted not in (1, 3)):
+            raise ModelError(
+                f"model '{self.spec.name}' wants {wanted} channels ({', '.join(self.spec.input.channels)}), "
+                f"the picture has {given}: choose them with --channels"
+            )
+        if images_BCHW.dtype not in FULL_SCALE:
+            raise ModelError(f"pixels of type {images_BCHW.dtype} are not supported")
+        scale_CHW = (self._scale_C / FULL_SCALE[images_BCHW.dtype])[:, None, None]
+        images_BCHW = images_BCHW.to(self.device, non_blocking=True)
+        if images_BCHW.dtype == torch.uint16:
+            images_BCHW = images_BCHW.to(torch.int32)
+        values_BCHW = images_BCHW.to(torch.float32) * scale_CHW
+        return values_BCHW.add_(self._shift_C[:, None, None]).to(
+            self.dtype, memory_format=torch.channels_last
+        )
+
+    def _activate(self, logits_BKHW: Tensor) -> Tensor:
+        if self.spec.output.activation == "softmax":
+            return logits_BKHW.softmax(1)
+        p_BKHW = logits_BKHW.sigmoid()
+        return torch.cat((1 - p_BKHW, p_BKHW), 1)

@@ -1,0 +1,34 @@
+"""The models that axial ships: one folder a model, with its weights and its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from axialcli.errors import ModelError
+
+DEFAULT_MODEL = "nuclei"
+WEIGHTS, CARD = "model.safetensors", "README.md"
+
+
+def zoo_folder() -> Path:
+    """Where the models lie: inside the package when installed, at the top level in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "zoo"
+    return installed if installed.is_dir() else package.parent / "models"
+
+
+def model_names() -> list[str]:
+    """The names that `find_model` knows, sorted."""
+    return sorted(file.parent.name for file in zoo_folder().glob(f"*/{WEIGHTS}"))
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The model file of a name of the zoo, or the path itself. Raises ModelError where there is none."""
+    if isinstance(name_or_path, str) and name_or_path in model_names():
+        return zoo_folder() / name_or_path / WEIGHTS
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise ModelError(
+        f"no model '{name_or_path}': neither a file nor one of the names {', '.join(model_names()) or '(none)'}"
+    )

@@ -1,0 +1,55 @@
+"""`axial models`: which models there are, and what a model file says."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+models = typer.Typer(name="models", help="The models that axial ships, and model files.", no_args_is_help=True)
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the models that axial ships."""
+    from axialcli.backends.model_file import read_spec
+    from axialcli.backends.zoo import DEFAULT_MODEL, find_model, model_names
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("name", "task", "classes", "mpp", "licence"):
+        table.add_column(heading)
+    for name in model_names():
+        spec = read_spec(find_model(name))
+        table.add_row(
+            name + (" (default)" if name == DEFAULT_MODEL else ""),
+            spec.task,
+            ", ".join(entry.name for entry in spec.classes),
+            "any" if spec.input.mpp is None else f"{spec.input.mpp:g}",
+            spec.licence,
+        )
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+@models.command()
+def show(
+    model: Annotated[str, typer.Argument(help="A name from 'axial models list', or a model file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the model's description alone.")] = False,
+) -> None:
+    """Show what a model file says about its model."""
+    from axialcli.backends.model_file import file_hash, read_model
+    from axialcli.backends.zoo import find_model
+
+    path = find_model(model)
+    spec, weights = read_model(path)
+    if as_json:
+        typer.echo(spec.to_json())
+        return
+    typer.echo(f"file        {path}")
+    typer.echo(f"sha256      {file_hash(path)}")
+    typer.echo(f"size        {path.stat().st_size / 1e6:.2f} MB")
+    typer.echo(f"parameters  {sum(tensor.numel() for tensor in weights.values()) / 1e6:.3f} million")
+    for key, value in json.loads(spec.to_json()).items():
+        typer.echo(f"{key:<19} {json.dumps(value)}")

@@ -1,0 +1,75 @@
+"""Runs an iterator in a thread of its own, a bounded number of items ahead."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: BaseException
+
+
+class _End:
+    pass
+
+
+class _Ahead(Generic[T]):
+    def __init__(self, items: Iterable[T], depth: int) -> None:
+        self._items = items
+        self._ready: queue.Queue[T | _Failed | _End] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="ahead", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    return
+            self._put(_End())
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
+            self._put(_Failed(error))
+
+    def _put(self, item: T | _Failed | _End) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            item = self._ready.get()
+            if isinstance(item, _End):
+                return
+            if isinstance(item, _Failed):
+                raise item.error
+            yield item
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@contextmanager
+def ahead(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
+    """The same items in the same order, made by a thread while the caller works on earlier ones.
+
+    At most `depth` finished items wait. An exception of `items` is raised in the caller at its
+    place in the order. Leaving the context stops the thread and waits for it.
+    """
+    runner = _Ahead(items, depth)
+    try:
+        yield iter(runner)
+    finally:
+        runner.close()

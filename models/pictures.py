@@ -1,0 +1,132 @@
+"""Labelled pictures for training: reading them, cutting samples out of them, augmenting the samples.
+
+Shapes: H height, W width, C channels. Images are uint8 RGB, labels uint8 with 0 = background, 1 = nucleus.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One labelled picture. modality: fluo, he, brightfield (dsb2018) or tnbc."""
+
+    name: str
+    modality: str
+    image_HWC: NDArray[np.uint8]
+    label_HW: NDArray[np.uint8]
+
+
+def read_pictures(data: Path, split: str) -> list[Picture]:
+    """All pictures of one split ("train" or "val") of the sets dsb2018 and tnbc in the folder `data`."""
+    pictures = []
+    for set_name in ("dsb2018", "tnbc"):
+        with (data / set_name / "index.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        for row in rows:
+            image = Image.open(data / set_name / "images" / f"{row['id']}.png").convert("RGB")
+            mask = Image.open(data / set_name / "labels" / f"{row['id']}.png")
+            pictures.append(
+                Picture(
+                    name=row["id"],
+                    modality=row.get("modality", set_name),
+                    image_HWC=np.asarray(image),
+                    label_HW=(np.asarray(mask) > 0).astype(np.uint8),
+                )
+            )
+    return pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What may happen to a sample. scale: range of picture pixels per sample pixel; the rest: probabilities."""
+
+    scale: tuple[float, float]
+    stain: float
+    invert: float
+    grey: float
+    blur: float
+    jpeg: float
+
+
+def draw_sample(
+    pictures: list[Picture], crop: int, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One augmented sample of crop x crop pixels from one or, where they are too small, several pictures."""
+    scale = float(np.exp(rng.uniform(*np.log(augmentation.scale))))
+    image_HWC = np.empty((crop, crop, 3), np.uint8)
+    label_HW = np.empty((crop, crop), np.uint8)
+    y = 0
+    while y < crop:
+        x, row_height = 0, crop - y
+        while x < crop:
+            picture = pictures[rng.integers(len(pictures))]
+            part, label = _cut(picture, crop - y, crop - x, scale, rng)
+            row_height = min(row_height, part.shape[0])
+            image_HWC[y : y + part.shape[0], x : x + part.shape[1]] = part
+            label_HW[y : y + part.shape[0], x : x + part.shape[1]] = label
+            x += part.shape[1]
+        y += row_height
+    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+    image_HWC, label_HW = np.rot90(image_HWC, turns), np.rot90(label_HW, turns)
+    if flip:
+        image_HWC, label_HW = image_HWC[:, ::-1], label_HW[:, ::-1]
+    return _recolour(np.ascontiguousarray(image_HWC), augmentation, rng), np.ascontiguousarray(label_HW)
+
+
+def _cut(
+    picture: Picture, height: int, width: int, scale: float, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A random part of at most height x width sample pixels, resized by `scale`."""
+    picture_height, picture_width = picture.label_HW.shape
+    height = min(height, int(picture_height / scale))
+    width = min(width, int(picture_width / scale))
+    y = rng.uniform(0, picture_height - height * scale)
+    x = rng.uniform(0, picture_width - width * scale)
+    box = (x, y, x + width * scale, y + height * scale)
+    image = Image.fromarray(picture.image_HWC).resize((width, height), Image.Resampling.BILINEAR, box=box)
+    label = Image.fromarray(picture.label_HW).resize((width, height), Image.Resampling.NEAREST, box=box)
+    return np.asarray(image), np.asarray(label)
+
+
+def _recolour(
+    image_HWC: NDArray[np.uint8], augmentation: Augmentation, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Changes the colours, never the geometry: stain, light, grey, inversion, blur, JPEG."""
+    if rng.random() < augmentation.stain:
+        image_HWC = _stain(image_HWC, rng)
+    if rng.random() < augmentation.grey:
+        image_HWC = np.asarray(Image.fromarray(image_HWC).convert("L").convert("RGB"))
+    if rng.random() < augmentation.invert:
+        image_HWC = 255 - image_HWC
+    if rng.random() < augmentation.blur:
+        blurred = Image.fromarray(image_HWC).filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.5)))
+        image_HWC = np.asarray(blurred)
+    if rng.random() < augmentation.jpeg:
+        buffer = io.BytesIO()
+        Image.fromarray(image_HWC).save(buffer, "JPEG", quality=int(rng.integers(40, 95)))
+        image_HWC = np.asarray(Image.open(buffer))
+    return image_HWC
+
+
+def _stain(image_HWC: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Another amount and hue of stain: optical density, mixed between channels, scaled and shifted.
+
+    Density is -log of the transmitted light (Beer and Lambert), in which stains add up; for a
+    fluorescent picture the same map is a change of contrast and gamma.
+    """
+    table = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
+    density_HWC = table[image_HWC]
+    mix = np.eye(3, dtype=np.float32) * rng.uniform(0.65, 1.5)
+    mix += rng.normal(0, 0.08, (3, 3)).astype(np.float32)
+    shift = rng.normal(0, 0.06, 3).astype(np.float32)
+    light = np.exp(-(density_HWC @ mix + shift)) * 256 - 1
+    return np.asarray(np.clip(light, 0, 255), np.uint8)

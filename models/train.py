@@ -1,0 +1,152 @@
+"""Trains a model of the zoo: python models/train.py models/nuclei DATA
+
+DATA holds the folders dsb2018 and tnbc, each with index.csv, images/ and labels/. Settings are read
+from the model's recipe.toml. A run that was stopped goes on from its last checkpoint (RUN/last.pt);
+samples are drawn from (seed, step), so that the result does not depend on where it stopped. Nothing
+is chosen by the validation split: the weights are the moving average at the last step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import threading
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pictures import Augmentation, Picture, draw_sample, read_pictures
+from torch import Tensor
+
+from axialcli.nn import build_network
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="folder of the model, with its recipe.toml")
+    parser.add_argument("data", type=Path, help="folder with dsb2018/ and tnbc/")
+    parser.add_argument("--run", type=Path, default=None, help="checkpoints; default runs/NAME")
+    args = parser.parse_args()
+    recipe = tomllib.loads((args.model / "recipe.toml").read_text())
+    run = args.run or Path("runs") / recipe["name"]
+    run.mkdir(parents=True, exist_ok=True)
+    train(recipe, args.data, run)
+
+
+def train(recipe: dict[str, Any], data: Path, run: Path) -> None:
+    """Trains to the last step; leaves run/last.pt and run/weights.pt (the moving average)."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(recipe["seed"])
+    network = build_network(**recipe["network"]).to(device, memory_format=torch.channels_last)
+    average = torch.optim.swa_utils.AveragedModel(
+        network,
+        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe["optimiser"]["ema_decay"]),
+        use_buffers=True,
+    )
+    settings = recipe["optimiser"]
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
+    )
+    steps = sum(phase["steps"] for phase in recipe["phase"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        max_lr=settings["learning_rate"],
+        total_steps=steps,
+        pct_start=settings["warmup_steps"] / steps,
+        final_div_factor=100,
+    )
+    step = 0
+    last = run / "last.pt"
+    if last.exists():
+        state = torch.load(last, weights_only=True)
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        step = state["step"]
+
+    mean, std = (torch.tensor(recipe["input"][key], device=device).view(3, 1, 1) for key in ("mean", "std"))
+    started, running = time.perf_counter(), 0.0
+    for image_BHWC, label_BHW in _ahead(batches(recipe, read_pictures(data, "train"), step)):
+        image_BCHW = image_BHWC.to(device).permute(0, 3, 1, 2) / 255
+        with torch.autocast(device, torch.bfloat16):
+            logits_BKHW = network((image_BCHW - mean) / std)
+        loss = segmentation_loss(logits_BKHW.float(), label_BHW.to(device).long())
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        average.update_parameters(network)
+        step += 1
+        running += (loss.item() - running) * max(0.01, 1 / step)
+        if step % 100 == 0 or step == steps:
+            print(f"step {step}/{steps} loss {running:.4f} {time.perf_counter() - started:.0f} s", flush=True)
+        if step % 250 == 0 or step == steps:
+            state = {
+                "network": network.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step,
+            }
+            torch.save(state, run / "new.pt")
+            (run / "new.pt").replace(last)
+    torch.save(average.module.state_dict(), run / "weights.pt")
+
+
+def segmentation_loss(logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:
+    """Cross-entropy plus one minus the soft Dice of the foreground classes, over the batch."""
+    probs_BKHW = logits_BKHW.softmax(1)
+    target_BKHW = F.one_hot(label_BHW, logits_BKHW.shape[1]).permute(0, 3, 1, 2)
+    overlap_K = (probs_BKHW * target_BKHW).sum((0, 2, 3))
+    total_K = (probs_BKHW + target_BKHW).sum((0, 2, 3))
+    dice_K = (2 * overlap_K + 1) / (total_K + 1)
+    return F.cross_entropy(logits_BKHW, label_BHW) + 1 - dice_K[1:].mean()
+
+
+def batches(recipe: dict[str, Any], pictures: list[Picture], first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (image_BHWC uint8, label_BHW uint8) from step `first` on; a step's batch depends on nothing else."""
+    modalities = list(recipe["sampling"])
+    share = np.array([recipe["sampling"][name] for name in modalities])
+    pools = [[p for p in pictures if p.modality == name] for name in modalities]
+    settings = dict(recipe["augmentation"])
+    augmentation = Augmentation(scale=tuple(settings.pop("scale")), **settings)
+    step = 0
+    for phase in recipe["phase"]:
+        for _ in range(phase["steps"]):
+            if step >= first:
+                rng = np.random.default_rng((recipe["seed"], step))
+                chosen = rng.choice(len(pools), size=phase["batch"], p=share / share.sum())
+                samples = [draw_sample(pools[pool], phase["crop"], augmentation, rng) for pool in chosen]
+                images, labels = zip(*samples, strict=True)
+                yield torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
+            step += 1
+
+
+def _ahead(items: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same items, prepared a few ahead by a thread."""
+    ready: queue.Queue[tuple[Tensor, Tensor] | BaseException | None] = queue.Queue(4)
+
+    def work() -> None:
+        try:
+            for item in items:
+                ready.put(item)
+            ready.put(None)
+        except BaseException as error:
+            ready.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while (item := ready.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+if __name__ == "__main__":
+    main()
