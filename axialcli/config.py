@@ -43,3 +43,46 @@ def check_choice(name: str, value: str, kind: object) -> None:
     allowed = get_args(kind)
     if value not in allowed:
         raise UsageError(f"{name} is '{value}': choose one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """How a slide is predicted. Files are named elsewhere; this decides what is in them.
+
+    tile, overlap: pixels of the mask's grid; overlap on each side of a tile. blend: how tiles share
+    the pixels. batch: tiles at once, None for what suits the device. max_ram_bytes: None for half
+    of the machine's memory. level or mpp: the resolution to predict at; neither: the model's own.
+    mpp_override: microns per pixel of level 0, instead of what the file says. channels, z: 0-based.
+    palette: colours in the mask, None where the layout's readers honour them.
+    Raises UsageError for values that contradict each other.
+    """
+
+    tile: int = 512
+    overlap: int = 64
+    blend: Blend = "gaussian"
+    batch: int | None = None
+    max_ram_bytes: int | None = None
+    level: int | None = None
+    mpp: float | None = None
+    mpp_override: float | None = None
+    channels: tuple[int, ...] | None = None
+    z: int | None = None
+    layout: Layout = "auto"
+    palette: bool | None = None
+    probs_dtype: ProbsDtype = "uint8"
+
+    def __post_init__(self) -> None:
+        check_choice("--blend", self.blend, Blend)
+        check_choice("--layout", self.layout, Layout)
+        check_choice("--probs-dtype", self.probs_dtype, ProbsDtype)
+        if self.level is not None and self.mpp is not None:
+            raise UsageError("--level and --mpp both choose the resolution: give one of them")
+        if not 16 <= self.tile <= 16384:
+            raise UsageError(f"--tile is {self.tile}: choose 16 to 16384 pixels")
+        if self.overlap < 0 or 2 * self.overlap >= self.tile:
+            raise UsageError(f"--overlap is {self.overlap}: it has to be below half of --tile ({self.tile})")
+        if self.batch is not None and not 1 <= self.batch <= 4096:
+            raise UsageError(f"--batch is {self.batch}: choose 1 to 4096")
+        for name, value in (("--mpp", self.mpp), ("--mpp-override", self.mpp_override)):
+            if value is not None and not 1e-4 <= value <= 1e9:
+                raise UsageError(f"{name} is {value}: choose a number of microns per pixel above 0")

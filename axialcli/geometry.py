@@ -130,6 +130,4 @@ class GeoReference:
             matrix[row + 1] *= factor_y
         if scale:
             scale = (scale[0] * factor_x, scale[1] * factor_y, *scale[2:])
-        return replace(
-            self, pixel_scale=scale, tiepoints=tuple(tiepoints), transformation=tuple(matrix)
-        )
+        return replace(self, pixel_scale=scale, tiepoints=tuple(tiepoints), transformation=tuple(matrix))

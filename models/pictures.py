@@ -47,7 +47,7 @@ def read_pictures(data: Path, split: str) -> list[Picture]:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What may happen to a sample. scale: range of picture pixels per sample pixel; the rest: probabilities."""
+    """What may happen to a sample. scale: picture pixels per sample pixel; else probabilities."""
 
     scale: tuple[float, float]
     stain: float

@@ -9,6 +9,7 @@ is chosen by the validation split: the weights are the moving average at the las
 from __future__ import annotations
 
 import argparse
+import json
 import queue
 import threading
 import time
@@ -23,7 +24,10 @@ import torch.nn.functional as F
 from pictures import Augmentation, Picture, draw_sample, read_pictures
 from torch import Tensor
 
+from axialcli.backends.model_file import write_model
+from axialcli.backends.spec import FORMAT, ModelSpec
 from axialcli.nn import build_network
+from axialcli.nn.axial_segmenter import STRIDE
 
 
 def main() -> None:
@@ -36,6 +40,7 @@ def main() -> None:
     run = args.run or Path("runs") / recipe["name"]
     run.mkdir(parents=True, exist_ok=True)
     train(recipe, args.data, run)
+    export(recipe, torch.load(run / "weights.pt", weights_only=True), args.model / "model.safetensors")
 
 
 def train(recipe: dict[str, Any], data: Path, run: Path) -> None:
@@ -100,6 +105,25 @@ def train(recipe: dict[str, Any], data: Path, run: Path) -> None:
     torch.save(average.module.state_dict(), run / "weights.pt")
 
 
+def export(recipe: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
+    """Writes the model file: the weights and what the recipe says about them."""
+    config = dict(recipe["network"])
+    network = build_network(**config)
+    said = {
+        "format": FORMAT,
+        "name": recipe["name"],
+        "task": "segmentation",
+        "architecture": {"name": config.pop("architecture"), **config},
+        "input": recipe["input"],
+        "output": {"activation": "softmax", "stride": 1},
+        "classes": recipe["classes"],
+        "network_stride": STRIDE,
+        "receptive_field_px": network.receptive_field_px,
+        **recipe["about"],
+    }
+    write_model(path, ModelSpec.from_json(json.dumps(said), str(path)), weights)
+
+
 def segmentation_loss(logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:
     """Cross-entropy plus one minus the soft Dice of the foreground classes, over the batch."""
     probs_BKHW = logits_BKHW.softmax(1)
@@ -111,7 +135,7 @@ def segmentation_loss(logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:
 
 
 def batches(recipe: dict[str, Any], pictures: list[Picture], first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (image_BHWC uint8, label_BHW uint8) from step `first` on; a step's batch depends on nothing else."""
+    """Batches (image_BHWC uint8, label_BHW uint8) from step `first` on; each depends on its step alone."""
     modalities = list(recipe["sampling"])
     share = np.array([recipe["sampling"][name] for name in modalities])
     pools = [[p for p in pictures if p.modality == name] for name in modalities]
@@ -138,7 +162,7 @@ def _ahead(items: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Ten
             for item in items:
                 ready.put(item)
             ready.put(None)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised by the consumer
             ready.put(error)
 
     threading.Thread(target=work, daemon=True).start()

@@ -54,4 +54,4 @@ def _device(name: Device) -> torch.device:
     return torch.device(name)
 
 
-__all__ = ["Model", "load_model"]
+__all__ = ["DEFAULT_MODEL", "Model", "load_model"]

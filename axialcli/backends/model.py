@@ -60,12 +60,17 @@ class Model(ABC):
                 return logits_BKHW if logits else self._activate(logits_BKHW)
         except torch.OutOfMemoryError as error:
             raise LimitError(
-                f"out of memory on {self.device} for {tuple(images_BCHW.shape)}: use a smaller --batch or --tile"
+                f"out of memory on {self.device} for a batch of {tuple(images_BCHW.shape)}: "
+                "use a smaller --batch or --tile"
             ) from error
         except RuntimeError as error:
             if "can't allocate memory" in str(error):
                 raise LimitError("out of memory: use a smaller --batch or --tile") from error
             raise
+
+    def runtime(self) -> dict[str, str | int]:
+        """What else decides the last bits of the numbers: the library's version, its threads."""
+        return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
 
     def decide(self, probs_KHW: Tensor) -> Tensor:
         """The class of each pixel, uint8 [H, W], by the model's decision rule; ties go to the lower class."""

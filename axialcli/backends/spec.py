@@ -66,7 +66,9 @@ class ModelSpec:
     def __post_init__(self) -> None:
         channels = len(self.input.channels)
         if self.task not in ("segmentation", "classification"):
-            raise ModelError(f"model '{self.name}': task '{self.task}' is neither segmentation nor classification")
+            raise ModelError(
+                f"model '{self.name}': task '{self.task}' is neither segmentation nor classification"
+            )
         if self.output.activation not in ("softmax", "sigmoid"):
             raise ModelError(f"model '{self.name}': activation '{self.output.activation}' is not known")
         if len(self.input.mean) != channels or len(self.input.std) != channels or min(self.input.std) <= 0:
@@ -98,7 +100,9 @@ class ModelSpec:
                     "threshold": self.output.threshold,
                     "stride": self.output.stride,
                 },
-                "classes": [{"name": c.name, "colour": "#%02x%02x%02x" % c.colour} for c in self.classes],
+                "classes": [
+                    {"name": c.name, "colour": "#{:02x}{:02x}{:02x}".format(*c.colour)} for c in self.classes
+                ],
                 "network_stride": self.network_stride,
                 "receptive_field_px": self.receptive_field_px,
                 "licence": self.licence,

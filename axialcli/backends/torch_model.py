@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,8 @@ class TorchModel(Model):
         network = build_network(spec.architecture, **spec.config)
         load_weights(network, weights, where)
         fold_batch_norms(network.eval())
-        self.network = network.to(device, dtype, memory_format=torch.channels_last).requires_grad_(False)
+        self.network = network.to(device, dtype).requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # stubs lack it
 
     def run(self, images_BCHW: Tensor) -> Tensor:
         return self.network(images_BCHW)  # type: ignore[no-any-return]
@@ -49,7 +51,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) 
     for name, tensor in wanted.items():
         if weights[name].shape != tensor.shape:
             raise ModelError(
-                f"{where}: {name} has shape {tuple(weights[name].shape)}, the network wants {tuple(tensor.shape)}"
+                f"{where}: {name} has shape {tuple(weights[name].shape)}, "
+                f"the network wants {tuple(tensor.shape)}"
             )
     network.load_state_dict({k: v.float() for k, v in weights.items() if k in wanted}, strict=False)
 
@@ -60,7 +63,7 @@ def fold_batch_norms(network: nn.Module) -> None:
         if not isinstance(module, nn.Sequential):
             continue
         names = list(module._modules)
-        for first, second in zip(names, names[1:], strict=False):
+        for first, second in pairwise(names):
             convolution, norm = module._modules[first], module._modules[second]
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 module._modules[first] = fuse_conv_bn_eval(convolution, norm)

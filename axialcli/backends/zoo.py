@@ -30,5 +30,6 @@ def find_model(name_or_path: str | Path) -> Path:
     if path.is_file():
         return path
     raise ModelError(
-        f"no model '{name_or_path}': neither a file nor one of the names {', '.join(model_names()) or '(none)'}"
+        f"no model '{name_or_path}': neither a file nor one of the names "
+        f"{', '.join(model_names()) or '(none)'}"
     )

@@ -32,8 +32,13 @@ app.add_typer(models)
 app.command()(sample)
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived: unwind, so that files are closed and locks released, then exit with 143."""
+class Stopped(BaseException):
+    """SIGINT or SIGTERM arrived: unwind, so that files are closed and locks released, then exit."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+        self.word = "interrupted" if number == signal.SIGINT else "terminated"
 
 
 def _version(wanted: bool) -> None:
@@ -59,7 +64,8 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit code. Errors are one line on stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         code = app(arguments, prog_name="axial", standalone_mode=False)
         return int(code or 0)
@@ -67,10 +73,8 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error), error.exit_code, arguments)
     except typer.TyperException as error:
         return _fail(error.format_message(), error.exit_code, arguments)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command continues", 130, arguments)
-    except Terminated:
-        return _fail("terminated; the same command continues", 143, arguments)
+    except Stopped as stop:
+        return _fail(f"{stop.word}; the same command continues", stop.exit_code, arguments)
     except MemoryError:
         return _fail("out of memory: use a smaller --batch, --tile or --max-ram", 6, arguments)
     except Exception as error:  # noqa: BLE001 - the outermost edge: a bug becomes one line and code 1
@@ -87,5 +91,5 @@ def _fail(message: str, code: int, arguments: list[str]) -> int:
     return code
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)

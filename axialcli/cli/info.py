@@ -23,13 +23,13 @@ def info(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
-        Console(highlight=False, soft_wrap=True).print(_table(found))
+        Console(highlight=False, width=100).print(_table(found))
 
 
 def _table(found: dict[str, Any]) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for key, value in found.items():
-        if isinstance(value, list):
+        if isinstance(value, list) and any(isinstance(entry, dict | str) for entry in value):
             for index, entry in enumerate(value):
                 table.add_row(key if index == 0 else "", _text(entry))
         elif value is not None:

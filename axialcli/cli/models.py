@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-models = typer.Typer(name="models", help="The models that axial ships, and model files.", no_args_is_help=True)
+models = typer.Typer(
+    name="models", help="The models that axial ships, and model files.", no_args_is_help=True
+)
 
 
 @models.command("list")

@@ -18,7 +18,9 @@ def sample(
     size: Annotated[str, typer.Option("--size", help="Pixels: 8192, or HEIGHTxWIDTH.")] = "8192",
     seed: Annotated[int, typer.Option("--seed", help="Another number, another slide.")] = 0,
     mpp: Annotated[float, typer.Option("--mpp", help="Microns per pixel that the file states.")] = 0.25,
-    truth: Annotated[Path | None, typer.Option("--truth", help="Also write the true mask of the nuclei.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="Also write the true mask of the nuclei.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
 ) -> None:
     """Write a deterministic slide that looks like stained tissue, of any size, pyramidal."""

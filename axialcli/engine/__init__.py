@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from axialcli.engine.ahead import ahead
+from axialcli.engine.memory import peak_resident_bytes
+from axialcli.engine.stopwatch import Stopwatch
 from axialcli.engine.tiles import TileEngine, TilePlan
 
-__all__ = ["TileEngine", "TilePlan"]
+__all__ = ["Stopwatch", "TileEngine", "TilePlan", "ahead", "peak_resident_bytes"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -62,14 +62,19 @@ class _Ahead(Generic[T]):
 
 
 @contextmanager
-def ahead(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
+def ahead(items: Iterable[T], depth: int, cancel: Callable[[], None] | None = None) -> Iterator[Iterator[T]]:
     """The same items in the same order, made by a thread while the caller works on earlier ones.
 
     At most `depth` finished items wait. An exception of `items` is raised in the caller at its
-    place in the order. Leaving the context stops the thread and waits for it.
+    place in the order. Leaving the context stops the thread and waits for it; `cancel` is called
+    first where the items are left before their end, to ask a slow maker to give up.
     """
     runner = _Ahead(items, depth)
     try:
         yield iter(runner)
+    except BaseException:
+        if cancel is not None:
+            cancel()
+        raise
     finally:
         runner.close()

@@ -33,8 +33,8 @@ def tile_spans(length: int, *, tile: int, overlap: int, blend: Blend, stride_of:
     step = (tile - 2 * overlap) // stride_of * stride_of
     if overlap < 0 or step <= 0:
         raise UsageError(
-            f"tile {tile} with overlap {overlap} leaves no step forward (the network's stride is {stride_of}): "
-            "use a larger --tile or a smaller --overlap"
+            f"tile {tile} with overlap {overlap} leaves no step forward "
+            f"(the network's stride is {stride_of}): use a larger --tile or a smaller --overlap"
         )
     count = max(1, -(-(length - (tile - step)) // step))
     starts = [index * step for index in range(count)]
@@ -45,9 +45,7 @@ def tile_spans(length: int, *, tile: int, overlap: int, blend: Blend, stride_of:
     for start, weight in zip(starts, raw, strict=True):
         total[start : start + len(weight)] += weight
     return [
-        TileSpan(
-            start, start + len(weight), (weight / total[start : start + len(weight)]).astype(np.float32)
-        )
+        TileSpan(start, start + len(weight), (weight / total[start : start + len(weight)]).astype(np.float32))
         for start, weight in zip(starts, raw, strict=True)
     ]
 

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -16,8 +17,10 @@ from torch import Tensor
 from axialcli.backends import Model
 from axialcli.config import MASK_TILE, Blend
 from axialcli.engine.ahead import ahead
+from axialcli.engine.band import Band
 from axialcli.engine.grid import TileSpan, tile_spans
 from axialcli.engine.memory import peak_resident_bytes
+from axialcli.engine.stopwatch import Stopwatch
 from axialcli.errors import LimitError
 from axialcli.geometry import Block, Box, Size
 from axialcli.image import SlideView
@@ -54,7 +57,8 @@ class TileEngine:
 
     tile, overlap: in pixels of the view; overlap on each side. blend: how tiles share the pixels.
     batch: tiles that run at once, None for what suits the device. max_ram_bytes: what the whole
-    process may take; column strips keep it.
+    process may take; column strips keep it. cached_rows: rows of the view that the slide keeps
+    decoded between two reads. probs: whether the blocks carry probabilities.
     """
 
     def __init__(
@@ -67,25 +71,34 @@ class TileEngine:
         blend: Blend,
         batch: int | None,
         max_ram_bytes: int,
-        probs: bool,
+        cached_rows: int = 0,
+        probs: bool = False,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.view, self.model, self.probs = view, model, probs
+        self.cached_rows = cached_rows
+        self.stopwatch = stopwatch or Stopwatch()
+        self._cancelled = threading.Event()
         self.batch = batch or DEFAULT_BATCH[model.device.type]
         self.tile = tile
-        grid = {
-            "tile": tile,
-            "overlap": overlap,
-            "blend": blend,
-            "stride_of": model.spec.network_stride,
-        }
-        columns = tile_spans(view.size.width, **grid)  # type: ignore[arg-type]
+
+        def spans(length: int) -> list[TileSpan]:
+            return tile_spans(
+                length, tile=tile, overlap=overlap, blend=blend, stride_of=model.spec.network_stride
+            )
+
+        columns = spans(view.size.width)
         self.plan = TilePlan(
-            rows=tile_spans(view.size.height, **grid),  # type: ignore[arg-type]
+            rows=spans(view.size.height),
             strips=[
                 (x0, x1, [span for span in columns if span.start < x1 and span.stop > x0])
                 for x0, x1 in self._strips(max_ram_bytes)
             ],
         )
+
+    def cancel(self) -> None:
+        """Asks a running `blocks`, in whatever thread, to stop after the batch in work."""
+        self._cancelled.set()
 
     def blocks(self, done: Collection[Box] = ()) -> Iterator[Block]:
         """The finished blocks, in the plan's order, without those that are `done` already.
@@ -103,15 +116,20 @@ class TileEngine:
     def _strip(self, x0: int, x1: int, columns: list[TileSpan], wanted: list[Box]) -> Iterator[Block]:
         """The wanted blocks of one strip. They differ in y alone."""
         rows = [row for row in self.plan.rows if row.stop > wanted[0].y0]
-        band = _Band(self, Box(rows[0].start, x0, self.view.size.height, x1), wanted)
+        band = Band(self.model, top=rows[0].start, columns=(x0, x1), wanted=wanted, probs=self.probs)
         with ahead(self._slabs(rows, columns), depth=1) as slabs:
             for index, (row, slab_HWC) in enumerate(zip(rows, slabs, strict=True)):
-                accumulator_KHW = band.accumulator(row)
-                for spans, probs_BKHW in self._run_row(row, columns, slab_HWC):
-                    for span, probs_KHW in zip(spans, probs_BKHW, strict=True):
-                        _add(accumulator_KHW, probs_KHW, row, span, x0, x1)
+                band.open(row)
+                for spans, probs_BKHW in self._run_row(columns, slab_HWC):
+                    if self._cancelled.is_set():
+                        return
+                    with self.stopwatch.stage("blend"):
+                        for span, probs_KHW in zip(spans, probs_BKHW, strict=True):
+                            band.add(probs_KHW, row, span)
                 last = index + 1 == len(rows)
-                yield from band.finish_rows(row.stop if last else rows[index + 1].start)
+                with self.stopwatch.stage("blend"):
+                    finished = list(band.finish(row.stop if last else rows[index + 1].start))
+                yield from finished
 
     def _slabs(self, rows: list[TileSpan], columns: list[TileSpan]) -> Iterator[NDArray[np.generic]]:
         """The pixels [H, W, C] under each row of tiles; what two rows share is read once."""
@@ -120,14 +138,15 @@ class TileEngine:
         read_to = rows[0].start
         for row in rows:
             shared = read_to - row.start
-            fresh_HWC = self.view.read(Box(read_to, x0, row.stop, x1))
-            if shared:
-                fresh_HWC = np.concatenate((previous_HWC[len(previous_HWC) - shared :], fresh_HWC))
+            with self.stopwatch.stage("read"):
+                fresh_HWC = self.view.read(Box(read_to, x0, row.stop, x1))
+                if shared:
+                    fresh_HWC = np.concatenate((previous_HWC[len(previous_HWC) - shared :], fresh_HWC))
             yield fresh_HWC
             previous_HWC, read_to = fresh_HWC, row.stop
 
     def _run_row(
-        self, row: TileSpan, columns: list[TileSpan], slab_HWC: NDArray[np.generic]
+        self, columns: list[TileSpan], slab_HWC: NDArray[np.generic]
     ) -> Iterator[tuple[list[TileSpan], Tensor]]:
         """Probabilities [B, K, H, W] of the row's tiles, in batches of equal width."""
         slab = torch.from_numpy(slab_HWC)
@@ -138,8 +157,10 @@ class TileEngine:
             following = columns[index + 1] if index + 1 < len(columns) else None
             same = following is not None and following.stop - following.start == span.stop - span.start
             if len(batch) == self.batch or not same:
-                images_BHWC = torch.stack([slab[:, s.start - left : s.stop - left] for s in batch])
-                yield batch, self.model.predict(images_BHWC.permute(0, 3, 1, 2))
+                with self.stopwatch.stage("network"):
+                    images_BHWC = torch.stack([slab[:, s.start - left : s.stop - left] for s in batch])
+                    probs_BKHW = self.model.predict(images_BHWC.permute(0, 3, 1, 2))
+                yield batch, probs_BKHW
                 batch = []
 
     def _strips(self, max_ram_bytes: int) -> list[tuple[int, int]]:
@@ -168,7 +189,7 @@ class TileEngine:
         classes = len(self.model.spec.classes)
         pixels = self.view.channels * self.view.dtype.itemsize
         slabs = 4 * self.tile * pixels
-        segments = 2 * self.view.segment_rows * pixels
+        segments = 2 * self.cached_rows * pixels
         accumulator = (self.tile + MASK_TILE) * classes * 4
         blocks = 3 * MASK_TILE * (1 + 4 * classes * self.probs)
         return slabs + segments + accumulator + blocks
@@ -179,78 +200,3 @@ class TileEngine:
         batch = torch.zeros((self.batch, self.view.channels, height, width), dtype=torch.uint8)
         self.model.predict(batch)
         return peak_resident_bytes()
-
-
-class _Band:
-    """The rows of one strip that are not finished yet: sums of weighted probabilities, then blocks."""
-
-    def __init__(self, engine: TileEngine, box: Box, wanted: list[Box]) -> None:
-        self._model, self._probs = engine.model, engine.probs
-        self._x0, self._width = box.x0, box.width
-        self._top = box.y0
-        self._wanted = wanted
-        classes = len(engine.model.spec.classes)
-        self._sum_KHW = torch.zeros((classes, 0, box.width), device=engine.model.device)
-        self._labels: list[NDArray[np.uint8]] = []
-        self._kept_probs: list[NDArray[np.float32]] = []
-        self._kept_from = box.y0
-
-    def accumulator(self, row: TileSpan) -> Tensor:
-        """The sums [K, H, W] of exactly this row's pixels, those of earlier rows included."""
-        rows = row.stop - row.start
-        have = self._sum_KHW.shape[1]
-        if have < rows:
-            fresh_KHW = self._sum_KHW.new_zeros((self._sum_KHW.shape[0], rows, self._width))
-            fresh_KHW[:, :have] = self._sum_KHW
-            self._sum_KHW = fresh_KHW
-        return self._sum_KHW
-
-    def finish_rows(self, stop: int) -> Iterator[Block]:
-        """Takes the rows above `stop` as final; yields the blocks that they complete."""
-        final = stop - self._top
-        done_KHW, self._sum_KHW = self._sum_KHW[:, :final], self._sum_KHW[:, final:]
-        self._labels.append(self._model.decide(done_KHW).cpu().numpy())
-        if self._probs:
-            self._kept_probs.append(done_KHW.cpu().numpy().astype(np.float32, copy=True))
-        self._top = stop
-        while self._wanted and self._wanted[0].y1 <= stop:
-            box = self._wanted.pop(0)
-            yield Block(
-                box=box,
-                labels_HW=_rows(self._labels, box.y0 - self._kept_from, box.y1 - self._kept_from, axis=0),
-                probs_KHW=(
-                    _rows(self._kept_probs, box.y0 - self._kept_from, box.y1 - self._kept_from, axis=1)
-                    if self._probs
-                    else None
-                ),
-            )
-            self._forget(box.y1)
-
-    def _forget(self, y: int) -> None:
-        """Drops the kept rows above y."""
-        above = y - self._kept_from
-        self._labels = [_rows(self._labels, above, self._top - self._kept_from, axis=0)]
-        if self._probs:
-            self._kept_probs = [_rows(self._kept_probs, above, self._top - self._kept_from, axis=1)]
-        self._kept_from = y
-
-
-def _rows(parts: list[NDArray[np.generic]], start: int, stop: int, axis: int) -> NDArray[np.generic]:
-    """A copy of the rows [start, stop) of arrays that lie below each other."""
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
-    return joined[start:stop].copy() if axis == 0 else joined[:, start:stop].copy()
-
-
-def _add(
-    accumulator_KHW: Tensor, probs_KHW: Tensor, row: TileSpan, column: TileSpan, x0: int, x1: int
-) -> None:
-    """Adds one tile, weighted, to the part of it that the strip [x0, x1) owns."""
-    first, last = max(column.start, x0), min(column.stop, x1)
-    inside = slice(first - column.start, last - column.start)
-    device = accumulator_KHW.device
-    weight_HW = (
-        torch.from_numpy(row.weight).to(device)[:, None]
-        * torch.from_numpy(column.weight[inside]).to(device)[None]
-    )
-    target_KHW = accumulator_KHW[:, : row.stop - row.start, first - x0 : last - x0]
-    target_KHW.addcmul_(probs_KHW[:, :, inside].to(device), weight_HW)

@@ -48,7 +48,7 @@ def banded_attention(q_NLAD: Tensor, k_NLAD: Tensor, v_NLAD: Tensor, bias_AS: Te
 
 def _band(bias_AS: Tensor) -> Tensor:
     """The additive mask [A, Q, Q + S - 1] of one chunk of queries: the bias within the span, else -inf."""
-    heads, span = bias_AS.shape
+    span = bias_AS.shape[1]
     steps = torch.arange(QUERY_CHUNK + span - 1, device=bias_AS.device)
     offset_QK = steps[None, :] - torch.arange(QUERY_CHUNK, device=bias_AS.device)[:, None]
     inside_QK = (offset_QK >= 0) & (offset_QK < span)

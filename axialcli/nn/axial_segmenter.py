@@ -61,9 +61,10 @@ class AxialSegmenter(nn.Module):
     def receptive_field_px(self) -> int:
         """How far to each side, in pixels, an output pixel depends on the input."""
         tokens = self.config.depth * (self.config.span // 2)
-        # Down: 1 at stride 1, 1 at 2, 1 at 4, 1 at 4. Back: bilinear 1 at 8, 1 at 4, two of 1 at 2.
-        # A pixel sits anywhere within its token: 7 more.
-        return (1 + 2 + 4 + 4) + 8 * tokens + (8 + 4 + 2 + 2) + 7
+        # What the convolutions and the bilinear step add, for the worst of the eight positions that
+        # a pixel can have within its token: 8 for the step between tokens at stride 8, 4 + 2 + 2 + 1
+        # on the way back, 11 on the way down, 2 for where the token lies under the pixel.
+        return STRIDE * tokens + 30
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         height, width = image_BCHW.shape[2:]

@@ -1,0 +1,134 @@
+"""`axial predict`: a slide in, a mask out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from axialcli.cli.progress import progress_bar
+from axialcli.config import PredictSettings, parse_bytes
+from axialcli.errors import UsageError
+from axialcli.image import open_slide
+from axialcli.output import check_outputs
+
+
+def predict(
+    slide: Annotated[Path, typer.Argument(help="The slide: TIFF of any kind, PNG or JPEG.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The mask to write, a TIFF.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A name from 'axial models list', or a model file.")
+    ] = "nuclei",
+    level: Annotated[int | None, typer.Option(help="Predict on this level of the slide.")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Predict at these microns per pixel. Default: the model's own.")
+    ] = None,
+    mpp_override: Annotated[
+        float | None, typer.Option(help="Microns per pixel of level 0, instead of what the file says.")
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="Channels to use, counted from 0, such as 2,1,0.")
+    ] = None,
+    z: Annotated[int | None, typer.Option(help="Plane of a stack, counted from 0.")] = None,
+    tile: Annotated[int, typer.Option(help="Side of a tile, in pixels of the mask.")] = 512,
+    overlap: Annotated[int, typer.Option(help="Pixels on each side that tiles share.")] = 64,
+    blend: Annotated[
+        str, typer.Option(help="gaussian, linear, mean or crop (keep the centre).")
+    ] = "gaussian",
+    batch: Annotated[int | None, typer.Option(help="Tiles at once. Default: what suits the device.")] = None,
+    max_ram: Annotated[
+        str | None, typer.Option(help="Memory to stay below, such as 1.5G. Default: half of the machine's.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    layout: Annotated[
+        str, typer.Option(help="auto, ome, ome-strict, or generic (for GIS). auto: by the slide.")
+    ] = "auto",
+    palette: Annotated[
+        bool | None,
+        typer.Option("--palette/--no-palette", help="Colours in the mask. Default: by layout."),
+    ] = None,
+    probs: Annotated[Path | None, typer.Option(help="Also write the class probabilities, a TIFF.")] = None,
+    probs_dtype: Annotated[str, typer.Option(help="uint8 (probability times 255) or float16.")] = "uint8",
+    overlay: Annotated[
+        Path | None, typer.Option(help="Also write a PNG of the slide with the mask in colour.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing outputs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run report.")] = False,
+) -> None:
+    """Predict a slide and write its mask as a pyramidal TIFF.
+
+    A run that was interrupted continues when the same command is given again. OUT.json beside the
+    mask says what was done.
+    """
+    settings: dict[str, Any] = {
+        "tile": tile,
+        "overlap": overlap,
+        "blend": blend,
+        "batch": batch,
+        "max_ram_bytes": None if max_ram is None else parse_bytes(max_ram),
+        "level": level,
+        "mpp": mpp,
+        "mpp_override": mpp_override,
+        "channels": None if channels is None else _parse_channels(channels),
+        "z": z,
+        "layout": layout,
+        "palette": palette,
+        "probs_dtype": probs_dtype,
+    }
+    checked = PredictSettings(**settings)
+    _show_warnings()
+    # All that can be refused is refused before torch is loaded.
+    check_outputs(out, slide=slide, probs=probs, overlay=overlay, force=force)
+    with open_slide(
+        slide, channels=checked.channels, z=checked.z, mpp_override=checked.mpp_override
+    ) as opened:
+        for text in opened.warnings:
+            logging.getLogger("axial").warning("%s: %s", slide, text)
+        # Threads that wait must not spin: reading, the network and compression share the cores.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from axialcli import pipeline
+
+        with progress_bar("predicting") as bar:
+            report = pipeline.predict(
+                opened,
+                out,
+                model=model,
+                device=device,  # type: ignore[arg-type] # checked by load_model
+                dtype=dtype,  # type: ignore[arg-type]
+                probs=probs,
+                overlay=overlay,
+                force=force,
+                progress=lambda state: bar.update(state.done_px / state.total_px, state.done_px / 1e6),
+                **settings,
+            )
+    typer.echo(json.dumps(report, indent=1) if as_json else _summary(report))
+
+
+def _parse_channels(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--channels is '{text}': write numbers such as 0,1,2") from None
+
+
+def _show_warnings() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("axial: warning: %(message)s"))
+    logger = logging.getLogger("axial")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+
+
+def _summary(report: dict[str, Any]) -> str:
+    """The mask's path and size, then a line per class."""
+    height, width = report["output"]["size"]
+    lines = [f"{report['output']['path']}: {width} x {height} pixels, model {report['model']['name']}"]
+    for entry in report["classes"]:
+        area = "" if entry["area_um2"] is None else f", {entry['area_um2'] / 1e6:.4f} mm2"
+        lines.append(f"  {entry['name']}: {100 * entry['share']:.2f} %{area}")
+    return "\n".join(lines)

@@ -1,0 +1,78 @@
+"""The rows of a strip that tiles are still being added to, until they leave as blocks.
+
+Shapes: K classes, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from axialcli.backends import Model
+from axialcli.engine.grid import TileSpan
+from axialcli.geometry import Block, Box
+
+
+class Band:
+    """Sums of weighted probabilities from row `top` on, on the model's device.
+
+    columns: what the strip owns, [x0, x1). wanted: the blocks to yield, from top to bottom; rows
+    above the first are computed and dropped. probs: whether the blocks carry probabilities.
+    """
+
+    def __init__(
+        self, model: Model, *, top: int, columns: tuple[int, int], wanted: list[Box], probs: bool
+    ) -> None:
+        x0, x1 = columns
+        self._model, self._x0, self._x1 = model, x0, x1
+        self._wanted = list(wanted)
+        self._top = self._kept_from = top
+        self._sum_KHW = torch.zeros((len(model.spec.classes), 0, x1 - x0), device=model.device)
+        # Final rows that no block has taken yet; the probabilities stay empty where nobody wants them.
+        self._labels_HW = np.empty((0, x1 - x0), np.uint8)
+        self._probs_KHW = np.empty((len(model.spec.classes), 0, x1 - x0), np.float32) if probs else None
+
+    def open(self, row: TileSpan) -> None:
+        """Makes room for a row of tiles, below what earlier rows have left."""
+        missing = row.stop - self._top - self._sum_KHW.shape[1]
+        if missing > 0:
+            classes, _, width = self._sum_KHW.shape
+            self._sum_KHW = torch.cat((self._sum_KHW, self._sum_KHW.new_zeros((classes, missing, width))), 1)
+
+    def add(self, probs_KHW: Tensor, row: TileSpan, column: TileSpan) -> None:
+        """Adds one tile, weighted, to the part of it that the strip owns."""
+        first, last = max(column.start, self._x0), min(column.stop, self._x1)
+        inside = slice(first - column.start, last - column.start)
+        weight_H, weight_W = torch.from_numpy(row.weight), torch.from_numpy(column.weight[inside])
+        weight_HW = (weight_H[:, None] * weight_W[None]).to(self._sum_KHW.device)
+        rows = slice(row.start - self._top, row.stop - self._top)
+        self._sum_KHW[:, rows, first - self._x0 : last - self._x0].addcmul_(
+            probs_KHW[:, :, inside], weight_HW
+        )
+
+    def finish(self, stop: int) -> Iterator[Block]:
+        """Takes the rows above `stop` as final; yields the blocks that they complete."""
+        final = stop - self._top
+        final_KHW, self._sum_KHW = self._sum_KHW[:, :final], self._sum_KHW[:, final:]
+        self._top = stop
+        self._labels_HW = np.concatenate((self._labels_HW, self._model.decide(final_KHW).cpu().numpy()))
+        if self._probs_KHW is not None:
+            self._probs_KHW = np.concatenate((self._probs_KHW, final_KHW.cpu().numpy()), 1)
+        while self._wanted and self._wanted[0].y1 <= stop:
+            yield self._take(self._wanted.pop(0))
+
+    def _take(self, box: Box) -> Block:
+        """The block of `box`, whose rows are then no longer kept."""
+        skipped, taken = box.y0 - self._kept_from, box.y1 - self._kept_from
+        labels_HW: NDArray[np.uint8] = self._labels_HW[skipped:taken].copy()
+        probs_KHW: NDArray[np.float32] | None = None
+        self._labels_HW = self._labels_HW[taken:]
+        if self._probs_KHW is not None:
+            probs_KHW = self._probs_KHW[:, skipped:taken].copy()
+            self._probs_KHW = self._probs_KHW[:, taken:]
+        self._kept_from = box.y1
+        return Block(box=box, labels_HW=labels_HW, probs_KHW=probs_KHW)

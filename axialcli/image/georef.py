@@ -1,0 +1,37 @@
+"""The georeference of a page, from GeoTIFF's tags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from axialcli.geometry import GeoReference
+from axialcli.image.page import Page
+
+_RASTER_TYPE = 1025
+_PIXEL_IS_POINT = 2
+
+
+def georeference(page: Page) -> GeoReference | None:
+    """GeoTIFF's tags of a page as they stand; None where there are none."""
+    keys = tuple(int(key) for key in _numbers(page.tags.get(34735)))
+    scale = tuple(float(one) for one in _numbers(page.tags.get(33550)))
+    tiepoints = tuple(float(one) for one in _numbers(page.tags.get(33922)))
+    matrix = tuple(float(one) for one in _numbers(page.tags.get(34264)))
+    if not (keys or scale or tiepoints or matrix):
+        return None
+    entries = zip(*(keys[at::4] for at in range(4)), strict=False)
+    return GeoReference(
+        pixel_scale=scale,
+        tiepoints=tiepoints,
+        transformation=matrix,
+        geo_keys=keys,
+        geo_doubles=tuple(float(one) for one in _numbers(page.tags.get(34736))),
+        geo_ascii=str(page.tags.get(34737) or ""),
+        pixel_is_point=any(key == _RASTER_TYPE and value == _PIXEL_IS_POINT for key, _, _, value in entries),
+    )
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, tuple | list) else (value,)

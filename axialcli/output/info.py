@@ -1,0 +1,46 @@
+"""What the writers must know about a mask or a stack of probabilities beside its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from axialcli.config import ClassInfo, Layout, check_choice
+from axialcli.geometry import GeoReference, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskInfo:
+    """Everything about an output that does not change from block to block.
+
+    size: of level 0. mpp: (y, x) microns per pixel, or None where unknown. georeference: already
+    scaled to this size. orientation: TIFF tag 274 of the slide, 1..8. classes: in label order.
+    palette: colours in the file; None chooses them for `generic`, whose readers keep the labels.
+    software: name and version, the same for the same result. uuid_seed: decides the OME UUID.
+    """
+
+    size: Size
+    classes: tuple[ClassInfo, ...]
+    mpp: tuple[float, float] | None = None
+    georeference: GeoReference | None = None
+    orientation: int = 1
+    layout: Layout = "auto"
+    palette: bool | None = None
+    software: str = "axial"
+    uuid_seed: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("layout", self.layout, Layout)
+        if not 1 <= len(self.classes) <= 256:
+            raise ValueError(f"{len(self.classes)} classes: a mask holds 1 to 256")
+
+    @property
+    def chosen_layout(self) -> Layout:
+        """The layout, `auto` resolved: `generic` with a georeference, else `ome`."""
+        if self.layout != "auto":
+            return self.layout
+        return "generic" if self.georeference is not None else "ome"
+
+    @property
+    def chosen_palette(self) -> bool:
+        """Whether the file carries colours."""
+        return self.chosen_layout == "generic" if self.palette is None else self.palette

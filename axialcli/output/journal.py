@@ -1,0 +1,165 @@
+"""The journal of a run: which blocks are finished, so that the same command continues after a kill."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axialcli.geometry import Box
+from axialcli.output.files import open_file, sync_file, sync_folder, write_at, writing
+from axialcli.output.folder import WorkFolder
+from axialcli.output.spool import SPOOL_FILES
+
+JOURNAL = "journal.txt"
+MASK_FILE = "mask.tif"
+PROBS_FILE = "probs.tif"
+OVERLAY_FILE = "overlay.png"
+REPORT_FILE = "report.json"
+_FORMAT = 1
+_OURS = (JOURNAL, MASK_FILE, PROBS_FILE, OVERLAY_FILE, REPORT_FILE, *SPOOL_FILES)
+
+
+class Journal:
+    """The work folder's record of finished blocks: one checksummed, synced line each.
+
+    folder: the locked WorkFolder. restarted: why earlier work there was dropped, or None.
+    """
+
+    def __init__(self, folder: WorkFolder, fingerprint: Mapping[str, Any]) -> None:
+        """Use `Journal.open`."""
+        self.folder = folder
+        self.restarted: str | None = None
+        self._counts: dict[Box, tuple[int, ...]] = {}
+        self._path = folder.file(JOURNAL)
+        self._end = 0
+        wanted = json.loads(json.dumps({"format": _FORMAT, "fingerprint": fingerprint}))
+        with writing(self._path):
+            if not self._continue(wanted):
+                self._start(wanted)
+            self._file = open_file(self._path)
+            self._file.truncate(self._end)
+
+    @classmethod
+    def open(cls, path: Path, fingerprint: Mapping[str, Any], *, extra_files: Iterable[str] = ()) -> Journal:
+        """Continues the work in the folder `path`, or starts it anew there.
+
+        fingerprint: a dict for JSON of all that decides the output's bytes; where it differs from
+        the journal's, or the journal is damaged, the work there is deleted and `restarted` says
+        why. extra_files: more names that axial may keep in the folder. Raises OutputError where
+        the folder cannot be written, is in use, or holds files of others.
+        """
+        folder = WorkFolder.open(path, (*_OURS, *extra_files))
+        try:
+            return cls(folder, fingerprint)
+        except BaseException:
+            folder.close()
+            raise
+
+    @property
+    def done(self) -> frozenset[Box]:
+        """The boxes of the finished blocks."""
+        return frozenset(self._counts)
+
+    def counts(self, boxes: Iterable[Box] | None = None) -> NDArray[np.int64]:
+        """Pixels per class, summed over `boxes` (all that are done, where None). Shape [K]; [0] for none."""
+        rows = [self._counts[box] for box in (self._counts if boxes is None else boxes)]
+        return np.asarray(rows, np.int64).sum(axis=0) if rows else np.zeros(0, np.int64)
+
+    def record(self, box: Box, counts: Sequence[int] | NDArray[np.integer[Any]]) -> None:
+        """Notes that the block `box` is finished and synced, with its pixels per class.
+
+        Returns when the disk holds the note. Raises OutputError.
+        """
+        pixels = tuple(int(count) for count in counts)
+        line = _line({"box": list(box), "counts": list(pixels)})
+        with writing(self._path):
+            write_at(self._file, self._end, line)
+            sync_file(self._file)
+        self._end += len(line)
+        self._counts[box] = pixels
+
+    def remove(self) -> bool:
+        """Deletes the folder and ends the lock; False where files of others keep it alive.
+
+        Close the sinks first. Raises OutputError.
+        """
+        self._file.close()
+        return self.folder.remove()
+
+    def close(self) -> None:
+        """Ends the lock; the work stays, to be continued."""
+        self._file.close()
+        self.folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _continue(self, wanted: dict[str, Any]) -> bool:
+        """Reads the journal; False, with the reason in `restarted`, where it is of no use."""
+        if not self._path.exists():
+            return False
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        parsed = [_parse(line) for line in lines]
+        while parsed and parsed[-1] is None:  # The torn tail of a kill.
+            parsed.pop()
+        if not parsed:
+            return False
+        if None in parsed or not _readable(parsed):
+            self.restarted = "the journal of the earlier run is damaged"
+            return False
+        changed = _changes(parsed[0], wanted)
+        if changed:
+            self.restarted = f"the earlier run differed in: {', '.join(changed)}"
+            return False
+        for note in parsed[1:]:
+            self._counts[Box(*note["box"])] = tuple(note["counts"])
+        self._end = sum(len(line) for line in lines[: len(parsed)])
+        return True
+
+    def _start(self, wanted: dict[str, Any]) -> None:
+        # The journal goes first: a kill in between must not leave it beside another run's tiles.
+        self._path.unlink(missing_ok=True)
+        sync_folder(self.folder.path)
+        self.folder.clear()
+        line = _line(wanted)
+        with open_file(self._path, create=True) as file:
+            write_at(file, 0, line)
+            sync_file(file)
+        sync_folder(self.folder.path)
+        self._end = len(line)
+
+
+def _line(note: dict[str, Any]) -> bytes:
+    text = json.dumps(note, sort_keys=True, separators=(",", ":")).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _parse(line: bytes) -> Any:
+    """The note of a line, or None where the line is not whole."""
+    check, _, text = line.rstrip(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or check != b"%08x" % zlib.crc32(text):
+        return None
+    return json.loads(text)
+
+
+def _readable(notes: list[Any]) -> bool:
+    header, *blocks = notes
+    return header.get("format") == _FORMAT and all({"box", "counts"} <= note.keys() for note in blocks)
+
+
+def _changes(header: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    old, new = header["fingerprint"], wanted["fingerprint"]
+    missing = object()
+    return sorted(key for key in old.keys() | new.keys() if old.get(key, missing) != new.get(key, missing))

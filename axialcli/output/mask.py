@@ -1,0 +1,82 @@
+"""The mask: class labels as a pyramidal TIFF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axialcli.geometry import Block, Box, whole
+from axialcli.output.folder import WorkFolder
+from axialcli.output.info import MaskInfo
+from axialcli.output.journal import MASK_FILE
+from axialcli.output.raster import TiledRaster
+from axialcli.output.reduce import mode_2x2, nearest
+from axialcli.output.tiff import write_tiff
+
+_EFFORT = 6
+
+
+class MaskSink:
+    """A Sink for `block.labels_HW`: uint8 labels, tiled 512, zlib, with a pyramid by mode."""
+
+    def __init__(self, folder: WorkFolder, info: MaskInfo) -> None:
+        """Opens the spool in `folder`. Raises OutputError."""
+        self._info = info
+        self._path = folder.file(MASK_FILE)
+        self._raster = TiledRaster(
+            folder.path, info.size, planes=1, dtype=np.uint8, effort=_EFFORT, reduce=mode_2x2
+        )
+        self._built = False
+
+    def write(self, block: Block) -> None:
+        """Spools the labels of a block. Raises OutputError."""
+        self._raster.write(block.box, block.labels_HW[np.newaxis])
+        self._built = False
+
+    def has(self, box: Box) -> bool:
+        """Whether every tile of `box` is in the spool, undamaged when it was opened."""
+        return self._raster.has(box)
+
+    def sync(self) -> None:
+        """Returns when the disk holds all tiles. Raises OutputError."""
+        self._raster.sync()
+
+    def finish(self) -> Path:
+        """Builds pyramid and file in the work folder; returns the file. Raises OutputError."""
+        self._build()
+        return write_tiff(self._path, self._raster, self._info, what="mask", layout=self._info.chosen_layout)
+
+    def labels_at_most(self, max_px: int) -> NDArray[np.uint8]:
+        """The whole mask, its longer side at most `max_px`: the next larger level, then nearest pixels.
+
+        uint8 [H, W]. All blocks must have been written. Raises OutputError.
+        """
+        self._build()
+        levels = self._raster.levels
+        fitting = [level for level, size in enumerate(levels) if max(size) >= max_px]
+        level = fitting[-1] if fitting else 0
+        labels_HW = self._raster.read(level, 0, whole(levels[level]))
+        scale = min(1.0, max_px / max(levels[level]))
+        height, width = (max(1, round(side * scale)) for side in levels[level])
+        return nearest(labels_HW, height, width)
+
+    def close(self) -> None:
+        """Lets go of files and threads; the spool stays."""
+        self._raster.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _build(self) -> None:
+        if not self._built:
+            self._raster.build_pyramid()
+            self._built = True

@@ -1,0 +1,48 @@
+"""The run report: what was made of what, with which settings, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axialcli.config import ClassInfo
+from axialcli.output.files import write_file
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> Path:
+    """Writes `report` as sorted, indented ASCII JSON and syncs it. Returns `path`.
+
+    Control characters and other letters are escaped, so that a file's name cannot play tricks on a
+    terminal. `path` lies in the work folder: `publish` makes the report appear in one step. Raises
+    OutputError, and ValueError where a number is not finite.
+    """
+    text = json.dumps(report, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False)
+    # JSON leaves this one control character as it is.
+    return write_file(path, text.replace("\x7f", "\\u007f").encode("ascii") + b"\n")
+
+
+def class_areas(
+    counts: Sequence[int] | NDArray[np.integer[Any]],
+    classes: Sequence[ClassInfo],
+    mpp: tuple[float, float] | None,
+) -> list[dict[str, Any]]:
+    """Each class's name, pixels, share of all pixels (0..1) and area in um² (None without mpp).
+
+    counts: pixels per class. mpp: (y, x) microns per pixel.
+    """
+    total = int(np.sum(counts))
+    pixel_um2 = None if mpp is None else mpp[0] * mpp[1]
+    return [
+        {
+            "name": entry.name,
+            "pixels": int(pixels),
+            "share": int(pixels) / total if total else 0.0,
+            "area_um2": None if pixel_um2 is None else int(pixels) * pixel_um2,
+        }
+        for entry, pixels in zip(classes, counts, strict=True)
+    ]

@@ -1,0 +1,318 @@
+"""From slide to mask: the one place where slide, model, engine and sinks meet."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from axialcli import __version__
+from axialcli.backends import DEFAULT_MODEL, Model, load_model
+from axialcli.config import Device, Dtype, PredictSettings
+from axialcli.engine import Stopwatch, TileEngine, ahead, peak_resident_bytes
+from axialcli.geometry import Block, whole
+from axialcli.image import Slide, SlideView, open_slide
+from axialcli.output import (
+    OVERLAY_FILE,
+    OVERLAY_MAX_PX,
+    REPORT_FILE,
+    Journal,
+    MaskInfo,
+    MaskSink,
+    Outputs,
+    ProbsSink,
+    Sink,
+    check_outputs,
+    class_areas,
+    partial_folder,
+    publish_all,
+    write_overlay,
+    write_report,
+)
+from axialcli.output import overlay as overlay_picture
+
+SAME_MPP = 0.02
+"""Resolutions that differ by less than this share need no resampling."""
+
+logger = logging.getLogger("axial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is: finished and all pixels of the mask."""
+
+    done_px: int
+    total_px: int
+
+
+def predict(
+    slide: str | Path | Slide,
+    out: str | Path,
+    *,
+    model: str | Path | Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    probs: str | Path | None = None,
+    overlay: str | Path | None = None,
+    force: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Predicts a slide and writes its mask; the same call after a kill continues where it was.
+
+    slide: a path, or an open Slide. out: the mask, a TIFF. model: a name, a model file, or a loaded
+    Model. probs, overlay: more files to write. force: overwrite. settings: the fields of
+    PredictSettings. Returns the run report, which also lies beside the mask as OUT.json.
+    Raises an AxialError; OUT is then absent or as it was.
+    """
+    chosen = PredictSettings(**settings)
+    outputs = check_outputs(out, probs=probs, overlay=overlay, force=force, slide=_path(slide))
+    with ExitStack() as stack:
+        if not isinstance(slide, Slide):
+            slide = stack.enter_context(
+                open_slide(slide, channels=chosen.channels, z=chosen.z, mpp_override=chosen.mpp_override)
+            )
+        if not isinstance(model, Model):
+            model = load_model(model, device=device, dtype=dtype)
+        return _Run(slide, model, outputs, chosen, progress or (lambda state: None)).report()
+
+
+def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideView:
+    """The grid of the mask: what the settings say, otherwise the model's own resolution.
+
+    A level within the model's range of resolutions is taken as it is; otherwise the slide is
+    resampled to the model's microns per pixel.
+    """
+    wanted = model.spec.input
+    if settings.level is not None:
+        return slide.view(level=settings.level)
+    if settings.mpp is not None:
+        return slide.view(mpp=settings.mpp)
+    if wanted.mpp is None:
+        return slide.view(level=0)
+    if slide.mpp is None:
+        logger.warning(
+            "%s does not say its resolution: level 0 is taken as it is, %s is made for %g microns per "
+            "pixel; give --mpp-override",
+            slide.path,
+            model.spec.name,
+            wanted.mpp,
+        )
+        return slide.view(level=0)
+    finest, coarsest = wanted.mpp_range or (wanted.mpp, wanted.mpp)
+    fitting = [
+        (abs(math.log(mpp / wanted.mpp)), number)
+        for number, level in enumerate(slide.levels)
+        for mpp in [max(slide.mpp[0] * level.downsample[0], slide.mpp[1] * level.downsample[1])]
+        if finest * (1 - SAME_MPP) <= mpp <= coarsest * (1 + SAME_MPP)
+    ]
+    return slide.view(level=min(fitting)[1]) if fitting else slide.view(mpp=wanted.mpp)
+
+
+class _Run:
+    """One slide on its way to its mask."""
+
+    def __init__(
+        self,
+        slide: Slide,
+        model: Model,
+        outputs: Outputs,
+        settings: PredictSettings,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.slide, self.model, self.outputs, self.settings = slide, model, outputs, settings
+        self.progress = progress
+        self.stopwatch = Stopwatch()
+        self.view = choose_view(slide, model, settings)
+        level = slide.levels[self.view.level]
+        self.engine = TileEngine(
+            self.view,
+            model,
+            tile=settings.tile,
+            overlap=settings.overlap,
+            blend=settings.blend,
+            batch=settings.batch,
+            max_ram_bytes=settings.max_ram_bytes or psutil.virtual_memory().total // 2,
+            cached_rows=0 if level.compression == "none" else level.segment.height,
+            probs=outputs.probs is not None,
+            stopwatch=self.stopwatch,
+        )
+        self.fingerprint = self._fingerprint()
+
+    def report(self) -> dict[str, Any]:
+        """Runs to the end, publishes the files and returns the report."""
+        with ExitStack() as stack:
+            journal = self._open_journal(stack, self.outputs.mask, self.fingerprint)
+            mask = stack.enter_context(MaskSink(journal.folder, self._mask_info()))
+            sinks: list[Sink] = [mask]
+            journals = [journal]
+            if self.outputs.probs:
+                fingerprint = {**self.fingerprint, "probs": self.settings.probs_dtype}
+                journals.append(self._open_journal(stack, self.outputs.probs, fingerprint))
+                sinks.append(
+                    stack.enter_context(
+                        ProbsSink(journals[1].folder, self._mask_info(), dtype=self.settings.probs_dtype)
+                    )
+                )
+            try:
+                resumed = self._stream(journal, sinks)
+            except BaseException:
+                if not journal.done:
+                    # Nothing that could be continued: leave no trace.
+                    for sink in sinks:
+                        sink.close()
+                    for unused in journals:
+                        unused.remove()
+                raise
+            return self._publish(journal, mask, sinks, journals, resumed)
+
+    def _stream(self, journal: Journal, sinks: list[Sink]) -> int:
+        """Computes ahead in a thread while this one writes. Returns how many blocks were there already."""
+        boxes = self.engine.plan.boxes(self.view.size)
+        done = {box for box in journal.done.intersection(boxes) if all(sink.has(box) for sink in sinks)}
+        resumed = len(done)
+        total_px = whole(self.view.size).area_px
+        done_px = sum(box.area_px for box in done)
+        self.progress(Progress(done_px=done_px, total_px=total_px))
+        with ahead(self.engine.blocks(done), 1, cancel=self.engine.cancel) as blocks:
+            for block in blocks:
+                with self.stopwatch.stage("write"):
+                    self._spool(block, sinks)
+                    journal.record(block.box, _count(block, len(self.model.spec.classes)))
+                done_px += block.box.area_px
+                self.progress(Progress(done_px=done_px, total_px=total_px))
+        return resumed
+
+    def _spool(self, block: Block, sinks: list[Sink]) -> None:
+        for sink in sinks:
+            sink.write(block)
+        for sink in sinks:
+            sink.sync()
+
+    def _publish(
+        self, journal: Journal, mask: MaskSink, sinks: list[Sink], journals: list[Journal], resumed: int
+    ) -> dict[str, Any]:
+        """Builds all files in the work folders, then moves them to their names, the mask last."""
+        targets = [self.outputs.mask, self.outputs.probs]
+        with self.stopwatch.stage("finish"):
+            built = [(sink.finish(), target) for sink, target in zip(sinks, targets, strict=False) if target]
+        if self.outputs.overlay:
+            with self.stopwatch.stage("overlay"):
+                picture_HWC = overlay_picture(
+                    self.slide.thumbnail(OVERLAY_MAX_PX),
+                    mask.labels_at_most(OVERLAY_MAX_PX),
+                    self.model.spec.classes,
+                )
+                built.append(
+                    (write_overlay(journal.folder.file(OVERLAY_FILE), picture_HWC), self.outputs.overlay)
+                )
+        report = self._report(journal, resumed)
+        write_report(journal.folder.file(REPORT_FILE), report)
+        built.append((journal.folder.file(REPORT_FILE), self.outputs.report))
+        publish_all([*built[1:], built[0]])
+        for sink in sinks:
+            sink.close()
+        for finished in journals:
+            finished.remove()
+        return report
+
+    def _open_journal(self, stack: ExitStack, out: Path, fingerprint: dict[str, Any]) -> Journal:
+        journal = stack.enter_context(Journal.open(partial_folder(out), fingerprint))
+        if journal.restarted:
+            logger.warning("%s: starting over, %s", partial_folder(out), journal.restarted)
+        return journal
+
+    def _mask_info(self) -> MaskInfo:
+        return MaskInfo(
+            size=self.view.size,
+            classes=self.model.spec.classes,
+            mpp=self.view.mpp,
+            georeference=self.view.georeference,
+            orientation=self.slide.orientation,
+            layout=self.settings.layout,
+            palette=self.settings.palette,
+            software=f"axial {__version__}",
+            uuid_seed=repr(sorted(self.fingerprint.items())),
+        )
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """All that decides the mask's bytes."""
+        settings = asdict(self.settings)
+        for without_effect in ("max_ram_bytes", "probs_dtype"):
+            del settings[without_effect]
+        return {
+            "axial": __version__,
+            "input": self.slide.fingerprint(),
+            "model": self.model.sha256,
+            "backend": self.model.backend,
+            "device": self.model.device.type,
+            "dtype": str(self.model.dtype),
+            "runtime": self.model.runtime(),
+            "batch": self.engine.batch,
+            "strips": [x0 for x0, _, _ in self.engine.plan.strips],
+            "settings": settings,
+        }
+
+    def _report(self, journal: Journal, resumed: int) -> dict[str, Any]:
+        pixels_K = journal.counts(self.engine.plan.boxes(self.view.size))
+        return {
+            "axial": __version__,
+            "input": {
+                "path": str(self.slide.path),
+                "fingerprint": self.fingerprint["input"],
+                "format": self.slide.format,
+                "size": list(self.slide.size),
+                "mpp": list(self.slide.mpp) if self.slide.mpp else None,
+                "mpp_source": self.slide.mpp_source,
+                "chosen": self.slide.chosen,
+                "warnings": list(self.slide.warnings),
+            },
+            "model": {
+                "name": self.model.spec.name,
+                "sha256": self.model.sha256,
+                "backend": self.model.backend,
+                "device": str(self.model.device),
+                "dtype": str(self.model.dtype).removeprefix("torch."),
+            },
+            "output": {
+                "path": str(self.outputs.mask),
+                "size": list(self.view.size),
+                "level": self.view.level,
+                "resampled": self.view.resampled,
+                "mpp": list(self.view.mpp) if self.view.mpp else None,
+            },
+            "engine": "tiles",
+            "settings": {
+                **asdict(self.settings),
+                "batch": self.engine.batch,
+                "strips": len(self.engine.plan.strips),
+                "tiles": self.engine.plan.tiles,
+            },
+            "runtime": self.model.runtime(),
+            "versions": {name: version(name) for name in ("numpy", "tifffile", "imagecodecs")},
+            "resumed_blocks": resumed,
+            "seconds": self.stopwatch.seconds(),
+            "peak_resident_bytes": peak_resident_bytes(),
+            "segments": {
+                "decoded": self.slide.counts.decoded_segments,
+                "missing": self.slide.counts.missing_segments,
+                "bytes_read": self.slide.counts.bytes_read,
+            },
+            "classes": class_areas(pixels_K, self.model.spec.classes, self.view.mpp),
+        }
+
+
+def _path(slide: str | Path | Slide) -> Path:
+    return slide.path if isinstance(slide, Slide) else Path(slide)
+
+
+def _count(block: Block, classes: int) -> Any:
+    return np.bincount(block.labels_HW.ravel(), minlength=classes)

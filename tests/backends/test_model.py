@@ -1,0 +1,70 @@
+"""Model.predict: the pixel values go in as they were read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from axialcli.backends.torch_model import fold_batch_norms
+from axialcli.errors import ModelError
+from axialcli.nn import build_network
+from tests.networks import small_model, small_spec, small_weights
+
+
+def test_probabilities_equal_the_formula_in_float64() -> None:
+    model = small_model(classes=3)
+    weights = small_weights(model.spec)
+    image_BCHW = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 7), dtype=np.uint8)
+
+    values = (image_BCHW / 255 - 0.5) / 0.25
+    matrix = weights["head.weight"].double().numpy()[:, :, 0, 0]
+    logits = np.einsum("kc,bchw->bkhw", matrix, values) + weights["head.bias"].double().numpy()[:, None, None]
+    want = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+    assert np.abs(model.predict(image_BCHW, logits=True) - logits).max() < 1e-5
+    probs = model.predict(image_BCHW)
+    assert probs.dtype == np.float32
+    assert np.abs(probs - want).max() < 1e-6
+
+
+def test_uint16_and_float_mean_the_same_picture_as_uint8() -> None:
+    model = small_model()
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 6, 6), dtype=np.uint8)
+
+    want = model.predict(image)
+
+    assert np.abs(model.predict(image.astype(np.uint16) * 257) - want).max() < 1e-6
+    assert np.abs(model.predict(image.astype(np.float32)) - want).max() < 1e-6
+
+
+def test_grey_is_replicated_for_three_channels() -> None:
+    model = small_model()
+    grey = np.random.default_rng(0).integers(0, 256, (1, 1, 6, 6), dtype=np.uint8)
+
+    assert np.array_equal(model.predict(grey), model.predict(np.repeat(grey, 3, axis=1)))
+
+
+def test_a_tensor_gives_a_tensor() -> None:
+    assert isinstance(small_model().predict(torch.zeros((1, 3, 4, 4), dtype=torch.uint8)), torch.Tensor)
+
+
+def test_wrong_channels_are_refused_by_name() -> None:
+    with pytest.raises(
+        ModelError, match=r"wants 3 channels .* the picture has 5: choose them with --channels"
+    ):
+        small_model().predict(np.zeros((1, 5, 4, 4), np.uint8))
+
+
+def test_folding_batch_norms_changes_nothing_but_rounding() -> None:
+    spec = small_spec("axial_segmenter", width=(4, 8, 8), depth=1, heads=2, span=5)
+    plain = build_network(spec.architecture, **spec.config).eval()
+    plain.load_state_dict(small_weights(spec))
+    folded = build_network(spec.architecture, **spec.config).eval()
+    folded.load_state_dict(small_weights(spec))
+    fold_batch_norms(folded)
+    image = torch.randn(1, 3, 40, 33, dtype=torch.float64)
+
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert (plain.double()(image) - folded.double()(image)).abs().max() < 1e-5

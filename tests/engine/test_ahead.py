@@ -1,0 +1,49 @@
+"""Items made ahead by a thread: same order, bounded, errors in their place."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from axialcli.engine.ahead import ahead
+
+
+def test_the_same_items_in_the_same_order() -> None:
+    with ahead(range(100), depth=3) as items:
+        assert list(items) == list(range(100))
+
+
+def test_no_more_than_the_depth_waits() -> None:
+    made: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(50):
+            made.append(number)
+            yield number
+
+    with ahead(source(), depth=2) as items:
+        assert next(items) == 0
+        time.sleep(0.3)
+        # One taken, two waiting, one in the maker's hand.
+        assert len(made) <= 4
+
+
+def test_an_error_arrives_after_the_items_before_it() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    with ahead(source(), depth=5) as items:
+        assert next(items) == 1
+        with pytest.raises(OSError, match="gone"):
+            next(items)
+
+
+def test_leaving_early_stops_the_thread() -> None:
+    before = threading.active_count()
+    with ahead(iter(int, 1), depth=1) as items:
+        next(items)
+    assert threading.active_count() == before
