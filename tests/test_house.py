@@ -170,7 +170,7 @@ def test_a_module_keeps_the_house_rules(module: str) -> None:
         ("axialcli.nn.blocks", "from .. import output", "nn may not import axialcli.output"),
         ("axialcli.image.slide", "from axialcli import predict", "may not import axialcli.predict"),
         ("axialcli.geometry", "from axialcli.config import Blend", "geometry may not import"),
-        ("axialcli.engine.tiles", "def f():\n    from axialcli.backends import model", "engine may not"),
+        ("axialcli.backends.model", "def f():\n    from axialcli.engine import tiles", "backends may not"),
         ("axialcli.backends.zoo", "def f():\n    import axialcli.pipeline", "backends may not"),
         ("axialcli.pipeline", "import_module('axialcli.cli.app')", "pipeline may not import"),
         ("axialcli.engine.tiles", TYPES_ONLY.format("axialcli.output"), "engine may not import"),

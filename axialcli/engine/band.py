@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,8 +41,7 @@ class Band:
         """Makes room for a row of tiles, below what earlier rows have left."""
         missing = row.stop - self._top - self._sum_KHW.shape[1]
         if missing > 0:
-            classes, _, width = self._sum_KHW.shape
-            self._sum_KHW = torch.cat((self._sum_KHW, self._sum_KHW.new_zeros((classes, missing, width))), 1)
+            self._sum_KHW = F.pad(self._sum_KHW, (0, 0, 0, missing))
 
     def add(self, probs_KHW: Tensor, row: TileSpan, column: TileSpan) -> None:
         """Adds one tile, weighted, to the part of it that the strip owns."""

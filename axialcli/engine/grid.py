@@ -56,7 +56,7 @@ def _raw_weight(start: int, stop: int, tile: int, blend: Blend) -> NDArray[np.fl
     if blend == "gaussian":
         return np.asarray(np.exp(-0.5 * (from_centre / (tile / 8)) ** 2))
     if blend == "linear":
-        return tile / 2 - np.abs(from_centre)
+        return np.asarray(tile / 2 - np.abs(from_centre))
     return np.ones(stop - start)
 
 

@@ -25,6 +25,9 @@ from axialcli.errors import LimitError
 from axialcli.geometry import Block, Box, Size
 from axialcli.image import SlideView
 
+SPARE_BYTES = 48 << 20
+"""What the budget leaves for the rest: the slide's own buffers, compressed tiles, the final assembly."""
+
 DEFAULT_BATCH = {"cpu": 4, "mps": 4, "cuda": 16}
 
 
@@ -168,7 +171,7 @@ class TileEngine:
         width = self.view.size.width
         tiles_across = -(-width // MASK_TILE)
         per_px = self._bytes_per_px_of_width()
-        used = self._resident_bytes_with_one_batch()
+        used = self._resident_bytes_with_one_batch() + SPARE_BYTES
         across = (max_ram_bytes - used) // (per_px * MASK_TILE)
         # A strip reads up to a tile more on each side than it writes.
         if across < tiles_across:

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-FLOOR_BYTES = 64 * 2**20
+FLOOR_BYTES = 16 * 2**20
 
 
 class SegmentCache:

@@ -92,8 +92,8 @@ class Slide:
             for source in made.sources
         )
 
-    def read(self, level: int, box: Box) -> NDArray[Any]:
-        """The pixels of `box`, [H, W, C] in the slide's dtype.
+    def read(self, level: int, box: Box | tuple[int, int, int, int]) -> NDArray[Any]:
+        """The pixels of `box` (y0, x0, y1, x1), [H, W, C] in the slide's dtype.
 
         Raises ValueError where the box is empty or leaves the level, ImageError where a segment is
         damaged, LimitError where one is too large to unpack.
@@ -101,6 +101,7 @@ class Slide:
         if self._closed:
             raise ValueError("the slide is closed")
         source = self._sources[level]
+        box = Box(*box)
         if box.empty or box.y0 < 0 or box.x0 < 0 or box.y1 > source.size.height or box.x1 > source.size.width:
             raise ValueError(f"{box} is not inside level {level}, {source.size}")
         out_HWC = np.empty((box.height, box.width, self.channels), self.dtype)
