@@ -50,6 +50,7 @@ class Augmentation:
     """What may happen to a sample. scale: picture pixels per sample pixel; else probabilities."""
 
     scale: tuple[float, float]
+    blank: float
     stain: float
     invert: float
     grey: float
@@ -61,6 +62,9 @@ def draw_sample(
     pictures: list[Picture], crop: int, augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One augmented sample of crop x crop pixels from one or, where they are too small, several pictures."""
+    if rng.random() < augmentation.blank:
+        image_HWC = _blank(pictures[rng.integers(len(pictures))], crop, rng)
+        return _recolour(image_HWC, augmentation, rng), np.zeros((crop, crop), np.uint8)
     scale = float(np.exp(rng.uniform(*np.log(augmentation.scale))))
     image_HWC = np.empty((crop, crop, 3), np.uint8)
     label_HW = np.empty((crop, crop), np.uint8)
@@ -80,6 +84,20 @@ def draw_sample(
     if flip:
         image_HWC, label_HW = image_HWC[:, ::-1], label_HW[:, ::-1]
     return _recolour(np.ascontiguousarray(image_HWC), augmentation, rng), np.ascontiguousarray(label_HW)
+
+
+def _blank(picture: Picture, crop: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Empty ground in a colour that the picture's background has, with a little noise and shading.
+
+    Slides have whole fields of it, labelled pictures hardly any: without such samples a network may
+    take a field without any contrast for the inside of a nucleus.
+    """
+    background_NC = picture.image_HWC[picture.label_HW == 0]
+    colour_C = background_NC[rng.integers(len(background_NC))].astype(np.float32)
+    slope_HW = np.add.outer(np.linspace(-1, 1, crop) * rng.normal(), np.linspace(-1, 1, crop) * rng.normal())
+    noise_HWC = rng.normal(0, rng.uniform(0, 4), (crop, crop, 3))
+    ground_HWC = colour_C + slope_HW[..., None] * rng.uniform(0, 6) + noise_HWC
+    return np.asarray(np.clip(ground_HWC, 0, 255), np.uint8)
 
 
 def _cut(

@@ -77,7 +77,11 @@ def train(recipe: dict[str, Any], data: Path, run: Path) -> None:
 
     mean, std = (torch.tensor(recipe["input"][key], device=device).view(3, 1, 1) for key in ("mean", "std"))
     started, running = time.perf_counter(), 0.0
+    freeze_from = steps - recipe["optimiser"]["frozen_norm_steps"]
     for image_BHWC, label_BHW in _ahead(batches(recipe, read_pictures(data, "train"), step)):
+        network.train()
+        if step >= freeze_from:
+            freeze_batch_norms(network)
         image_BCHW = image_BHWC.to(device).permute(0, 3, 1, 2) / 255
         with torch.autocast(device, torch.bfloat16):
             logits_BKHW = network((image_BCHW - mean) / std)
@@ -122,6 +126,13 @@ def export(recipe: dict[str, Any], weights: dict[str, Tensor], path: Path) -> No
         **recipe["about"],
     }
     write_model(path, ModelSpec.from_json(json.dumps(said), str(path)), weights)
+
+
+def freeze_batch_norms(network: torch.nn.Module) -> None:
+    """Lets the batch norms use what they have gathered: two large samples make poor statistics."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
 
 
 def segmentation_loss(logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ class Model(ABC):
         if len(probs_KHW) == 2:
             return (probs_KHW[1] > probs_KHW[0]).to(torch.uint8)
         # argmax answers in int64: a few rows at a time, or it would outweigh the probabilities.
-        return torch.cat([part_KHW.argmax(0).to(torch.uint8) for part_KHW in probs_KHW.split(32, 1)])
+        starts = range(0, probs_KHW.shape[1], 32)
+        return torch.cat([probs_KHW[:, y : y + 32].argmax(0).to(torch.uint8) for y in starts])
 
     def _normalise(self, images_BCHW: Tensor) -> Tensor:
         wanted, given = len(self.spec.input.channels), images_BCHW.shape[1]

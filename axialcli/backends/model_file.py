@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from axialcli.backends.spec import METADATA_KEY, ModelSpec
@@ -26,7 +26,7 @@ def write_model(path: Path, spec: ModelSpec, weights: Mapping[str, Tensor]) -> N
         if tensor.is_floating_point()
     }
     temporary = path.with_name(path.name + ".new")
-    save_file(stored, temporary, metadata={METADATA_KEY: spec.to_json()})
+    temporary.write_bytes(save(stored, metadata={METADATA_KEY: spec.to_json()}))
     temporary.replace(path)
 
 

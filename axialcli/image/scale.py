@@ -43,9 +43,9 @@ NO_SCALE = Scale(None, "none in the file")
 def believed(y: float, x: float, source: str) -> Scale:
     """The scale where it is one that a picture can have: 1 nm to 1 mm a pixel, nearly square pixels."""
     if not (math.isfinite(y) and math.isfinite(x) and 1e-3 <= y <= 1e3 and 1e-3 <= x <= 1e3):
-        return Scale(None, f"{source} is not believed ({x:.6g} x {y:.6g} microns)")
+        return Scale(None, f"{source}: not believed ({x:.6g} x {y:.6g} microns)")
     if not 0.5 <= y / x <= 2:
-        return Scale(None, f"{source} is not believed (pixels of {x:.6g} x {y:.6g} microns)")
+        return Scale(None, f"{source}: not believed (pixels of {x:.6g} x {y:.6g} microns)")
     return Scale((y, x), source)
 
 
@@ -63,7 +63,7 @@ def from_density(y: float, x: float, *, per_cm: bool, source: str) -> Scale:
     um = 1e4 if per_cm else 25400.0
     dpi = x * 25400.0 / um
     if x == y == 1 or any(abs(dpi - screen) < 0.02 * screen**0.5 for screen in SCREEN_DPI):
-        return Scale(None, f"{source} are not believed ({dpi:.4g} dpi is a screen's or a printer's)")
+        return Scale(None, f"{source}: not believed ({dpi:.4g} dpi is a screen's or a printer's)")
     return believed(um / y, um / x, source)
 
 

@@ -147,7 +147,7 @@ def test_a_screens_resolution_is_not_believed(dpi: int, tmp_path: Path) -> None:
     with open_slide(path) as slide:
         assert slide.mpp is None
         assert slide.mpp_source == (
-            f"resolution tags are not believed ({dpi} dpi is a screen's or a printer's)"
+            f"resolution tags: not believed ({dpi} dpi is a screen's or a printer's)"
         )
 
 
