@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -133,6 +134,7 @@ class _Run:
         self.stopwatch = Stopwatch()
         self.view = choose_view(slide, model, settings)
         level = slide.levels[self.view.level]
+        self.fingerprint = self._fingerprint()
         self.engine = TileEngine(
             self.view,
             model,
@@ -143,9 +145,13 @@ class _Run:
             max_ram_bytes=settings.max_ram_bytes or psutil.virtual_memory().total // 2,
             cached_rows=0 if level.compression == "none" else level.segment.height,
             probs=outputs.probs is not None,
+            strips=self._earlier_strips(),
             stopwatch=self.stopwatch,
         )
-        self.fingerprint = self._fingerprint()
+        self.fingerprint |= {
+            "batch": self.engine.batch,
+            "strips": [x0 for x0, _, _ in self.engine.plan.strips],
+        }
 
     def report(self) -> dict[str, Any]:
         """Runs to the end, publishes the files and returns the report."""
@@ -244,10 +250,9 @@ class _Run:
         )
 
     def _fingerprint(self) -> dict[str, Any]:
-        """All that decides the mask's bytes."""
+        """All that decides the mask's bytes, but for what the engine plans."""
         settings = asdict(self.settings)
-        for without_effect in ("max_ram_bytes", "probs_dtype"):
-            del settings[without_effect]
+        del settings["probs_dtype"]
         return {
             "axial": __version__,
             "input": self.slide.fingerprint(),
@@ -256,10 +261,19 @@ class _Run:
             "device": self.model.device.type,
             "dtype": str(self.model.dtype),
             "runtime": self.model.runtime(),
-            "batch": self.engine.batch,
-            "strips": [x0 for x0, _, _ in self.engine.plan.strips],
             "settings": settings,
         }
+
+    def _earlier_strips(self) -> list[int] | None:
+        """The strips of the run that is to be continued: measured memory could plan others today."""
+        earlier = Journal.earlier(partial_folder(self.outputs.mask))
+        same = earlier is not None and all(earlier.get(key) == said for key, said in self._plain().items())
+        return earlier["strips"] if earlier is not None and same else None
+
+    def _plain(self) -> dict[str, Any]:
+        """The fingerprint as a journal gives it back: JSON knows no tuples."""
+        plain: dict[str, Any] = json.loads(json.dumps(self.fingerprint))
+        return plain
 
     def _report(self, journal: Journal, resumed: int) -> dict[str, Any]:
         pixels_K = journal.counts(self.engine.plan.boxes(self.view.size))

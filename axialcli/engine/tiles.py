@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -61,7 +62,8 @@ class TileEngine:
     tile, overlap: in pixels of the view; overlap on each side. blend: how tiles share the pixels.
     batch: tiles that run at once, None for what suits the device. max_ram_bytes: what the whole
     process may take; column strips keep it. cached_rows: rows of the view that the slide keeps
-    decoded between two reads. probs: whether the blocks carry probabilities.
+    decoded between two reads. probs: whether the blocks carry probabilities. strips: the left edges
+    of the strips of an earlier run, to be repeated; None: as few as the budget allows.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class TileEngine:
         max_ram_bytes: int,
         cached_rows: int = 0,
         probs: bool = False,
+        strips: list[int] | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.view, self.model, self.probs = view, model, probs
@@ -95,7 +98,7 @@ class TileEngine:
             rows=spans(view.size.height),
             strips=[
                 (x0, x1, [span for span in columns if span.start < x1 and span.stop > x0])
-                for x0, x1 in self._strips(max_ram_bytes)
+                for x0, x1 in pairwise([*(strips or self._strips(max_ram_bytes)), view.size.width])
             ],
         )
 
@@ -166,10 +169,9 @@ class TileEngine:
                 yield batch, probs_BKHW
                 batch = []
 
-    def _strips(self, max_ram_bytes: int) -> list[tuple[int, int]]:
-        """Column ranges of whole mask tiles, as few as the budget allows. Raises LimitError."""
-        width = self.view.size.width
-        tiles_across = -(-width // MASK_TILE)
+    def _strips(self, max_ram_bytes: int) -> list[int]:
+        """Left edges of strips of whole mask tiles, as few as the budget allows. Raises LimitError."""
+        tiles_across = -(-self.view.size.width // MASK_TILE)
         per_px = self._bytes_per_px_of_width()
         used = self._resident_bytes_with_one_batch() + SPARE_BYTES
         across = (max_ram_bytes - used) // (per_px * MASK_TILE)
@@ -183,8 +185,7 @@ class TileEngine:
                 "give more, or use a smaller --tile or --batch"
             )
         count = -(-tiles_across // min(across, tiles_across))
-        edges = [index * tiles_across // count * MASK_TILE for index in range(count)]
-        return list(zip(edges, [*edges[1:], width], strict=True))
+        return [index * tiles_across // count * MASK_TILE for index in range(count)]
 
     def _bytes_per_px_of_width(self) -> int:
         """What one more pixel of width costs: slabs (one ahead, one in work, one being joined), segments,

@@ -62,6 +62,16 @@ class Journal:
             folder.close()
             raise
 
+    @staticmethod
+    def earlier(path: Path) -> dict[str, Any] | None:
+        """The fingerprint of the work in the folder `path`, or None where there is none to be read."""
+        try:
+            with (path / JOURNAL).open("rb") as file:
+                note = _parse(file.readline())
+        except OSError:
+            return None
+        return note["fingerprint"] if note and note.get("format") == _FORMAT else None
+
     @property
     def done(self) -> frozenset[Box]:
         """The boxes of the finished blocks."""

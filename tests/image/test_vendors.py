@@ -146,9 +146,7 @@ def test_a_screens_resolution_is_not_believed(dpi: int, tmp_path: Path) -> None:
     )
     with open_slide(path) as slide:
         assert slide.mpp is None
-        assert slide.mpp_source == (
-            f"resolution tags: not believed ({dpi} dpi is a screen's or a printer's)"
-        )
+        assert slide.mpp_source == (f"resolution tags: not believed ({dpi} dpi is a screen's or a printer's)")
 
 
 def test_pixels_per_inch_are_believed_where_they_are_a_microscopes(tmp_path: Path) -> None:
