@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 import axialcli
 from axialcli.backends.model_file import write_model
 from axialcli.backends.torch_model import TorchModel
+from axialcli.engine import TileEngine
 from axialcli.errors import ImageError
 from axialcli.output import Journal
 from tests.cli.conftest import command
@@ -240,20 +241,24 @@ def test_a_signal_ends_the_run_with_its_code_and_the_work_is_continued(
     assert report["resumed_blocks"] >= 2
 
 
+def interrupt_at_the_second_block(patch: pytest.MonkeyPatch) -> None:
+    real = Journal.record
+
+    def record(journal: Journal, box: Any, counts: Any) -> None:
+        if journal.done:
+            raise KeyboardInterrupt
+        real(journal, box, counts)
+
+    patch.setattr(Journal, "record", record)
+
+
 def test_another_setting_starts_over_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tiled(tmp_path / "slide.tif", picture(1200, 300), mpp=0.5)
     model = small_model()
-    real = Journal.record
-
-    def fail_at_the_second(journal: Journal, box: Any, counts: Any) -> None:
-        if journal.done:
-            raise KeyboardInterrupt
-        real(journal, box, counts)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "record", fail_at_the_second)
+        interrupt_at_the_second_block(patch)
         with pytest.raises(KeyboardInterrupt):
             axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model)
 
@@ -261,6 +266,23 @@ def test_another_setting_starts_over_and_says_so(
 
     assert report["resumed_blocks"] == 0
     assert "starting over, the earlier run differed in: settings" in caplog.text
+
+
+def test_a_continued_run_keeps_its_strips_though_memory_would_plan_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiled(tmp_path / "slide.tif", picture(700, 1100), mpp=0.5)
+    model = small_model()
+    with monkeypatch.context() as patch:
+        interrupt_at_the_second_block(patch)
+        patch.setattr(TileEngine, "_strips", lambda engine, budget: [0, 512])
+        with pytest.raises(KeyboardInterrupt):
+            axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model)
+
+    report = axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model)
+
+    assert report["resumed_blocks"] == 1
+    assert report["settings"]["strips"] == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs setrlimit")
