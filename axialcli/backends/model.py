@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from axialcli.backends.memory import memory_is_a_limit
 from axialcli.backends.spec import ModelSpec
-from axialcli.errors import LimitError, ModelError
+from axialcli.errors import ModelError
 
 FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 255.0, torch.float64: 255.0}
 
@@ -54,19 +55,9 @@ class Model(ABC):
         """
         if isinstance(images_BCHW, np.ndarray):
             return self.predict(torch.from_numpy(images_BCHW), logits=logits).cpu().numpy()
-        try:
-            with torch.inference_mode():
-                logits_BKHW = self.run(self._normalise(images_BCHW)).float()
-                return logits_BKHW if logits else self._activate(logits_BKHW)
-        except torch.OutOfMemoryError as error:
-            raise LimitError(
-                f"out of memory on {self.device} for a batch of {tuple(images_BCHW.shape)}: "
-                "use a smaller --batch or --tile"
-            ) from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):
-                raise LimitError("out of memory: use a smaller --batch or --tile") from error
-            raise
+        with memory_is_a_limit(), torch.inference_mode():
+            logits_BKHW = self.run(self._normalise(images_BCHW)).float()
+            return logits_BKHW if logits else self._activate(logits_BKHW)
 
     def runtime(self) -> dict[str, str | int]:
         """What else decides the last bits of the numbers: the library's version, its threads."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from axialcli.backends import Model
+from axialcli.backends.memory import memory_is_a_limit
 from axialcli.config import MASK_TILE, Blend
 from axialcli.engine.ahead import ahead
 from axialcli.engine.band import Band
@@ -85,7 +86,6 @@ class TileEngine:
         self.cached_rows = cached_rows
         self.stopwatch = stopwatch or Stopwatch()
         self._cancelled = threading.Event()
-        self.batch = batch or DEFAULT_BATCH[model.device.type]
         self.tile = tile
 
         def spans(length: int) -> list[TileSpan]:
@@ -94,6 +94,7 @@ class TileEngine:
             )
 
         columns = spans(view.size.width)
+        self.batch = min(batch or DEFAULT_BATCH[model.device.type], len(columns))
         self.plan = TilePlan(
             rows=spans(view.size.height),
             strips=[
@@ -114,10 +115,11 @@ class TileEngine:
         """
         finished = set(done)
         missing = [box for box in self.plan.boxes(self.view.size) if box not in finished]
-        for x0, x1, columns in self.plan.strips:
-            wanted = [box for box in missing if box.x0 == x0]
-            if wanted:
-                yield from self._strip(x0, x1, columns, wanted)
+        with memory_is_a_limit():
+            for x0, x1, columns in self.plan.strips:
+                wanted = [box for box in missing if box.x0 == x0]
+                if wanted:
+                    yield from self._strip(x0, x1, columns, wanted)
 
     def _strip(self, x0: int, x1: int, columns: list[TileSpan], wanted: list[Box]) -> Iterator[Block]:
         """The wanted blocks of one strip. They differ in y alone."""
@@ -201,6 +203,7 @@ class TileEngine:
     def _resident_bytes_with_one_batch(self) -> int:
         """Peak resident memory after a first batch: libraries, weights and the network's buffers."""
         height, width = (min(self.tile, length) for length in self.view.size)
-        batch = torch.zeros((self.batch, self.view.channels, height, width), dtype=torch.uint8)
-        self.model.predict(batch)
+        with memory_is_a_limit():
+            batch = torch.zeros((self.batch, self.view.channels, height, width), dtype=torch.uint8)
+            self.model.predict(batch)
         return peak_resident_bytes()

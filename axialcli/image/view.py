@@ -20,6 +20,9 @@ from axialcli.image.resample import Resampled, Source, Step
 if TYPE_CHECKING:
     from axialcli.image.slide import Slide
 
+_FINEST = 16
+"""Enlarging further than this cannot be meant: the mask would be hundreds of times the slide."""
+
 _SAME = 1e-3
 """Microns per pixel that differ by less than this share are the same."""
 
@@ -93,6 +96,11 @@ def mpp_view(slide: Slide, mpp: float) -> SlideView:
     if slide.mpp is None:
         raise UsageError(f"{slide.path}: its microns per pixel are not known; give them with --mpp-override")
     down = (mpp / slide.mpp[0], mpp / slide.mpp[1])
+    if min(down) < 1 / _FINEST:
+        raise UsageError(
+            f"{slide.path}: {mpp:g} microns per pixel is over {_FINEST} times finer than the slide's own "
+            f"{max(slide.mpp):g}: choose a resolution that the slide has"
+        )
     for number, level in enumerate(slide.levels):
         if all(abs(own / wanted - 1) <= _SAME for own, wanted in zip(level.downsample, down, strict=True)):
             return level_view(slide, number)
