@@ -21,6 +21,9 @@ class _End:
     pass
 
 
+_END = _End()
+
+
 class _Ahead(Generic[T]):
     def __init__(self, items: Iterable[T], depth: int) -> None:
         self._items = items
@@ -30,13 +33,18 @@ class _Ahead(Generic[T]):
         self._thread.start()
 
     def _work(self) -> None:
+        items = iter(self._items)
         try:
-            for item in self._items:
-                if not self._put(item):
-                    return
-            self._put(_End())
+            while self._put_next(items):
+                pass
         except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
             self._put(_Failed(error))
+
+    def _put_next(self, items: Iterator[T]) -> bool:
+        """Makes and hands over one item; False after the last. No reference to it stays behind, so that
+        what the consumer has dropped is free while the next is made."""
+        item = next(items, _END)
+        return self._put(item) and item is not _END
 
     def _put(self, item: T | _Failed | _End) -> bool:
         while not self._stop.is_set():

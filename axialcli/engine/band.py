@@ -57,11 +57,14 @@ class Band:
     def finish(self, stop: int) -> Iterator[Block]:
         """Takes the rows above `stop` as final; yields the blocks that they complete."""
         final = stop - self._top
-        final_KHW, self._sum_KHW = self._sum_KHW[:, :final], self._sum_KHW[:, final:]
+        final_KHW = self._sum_KHW[:, :final]
+        # A copy of the few rows that stay lets go of the many that leave.
+        self._sum_KHW = self._sum_KHW[:, final:].clone()
         self._top = stop
         self._labels_HW = np.concatenate((self._labels_HW, self._model.decide(final_KHW).cpu().numpy()))
         if self._probs_KHW is not None:
             self._probs_KHW = np.concatenate((self._probs_KHW, final_KHW.cpu().numpy()), 1)
+        del final_KHW
         while self._wanted and self._wanted[0].y1 <= stop:
             yield self._take(self._wanted.pop(0))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import numpy as np
 import torch
@@ -142,16 +142,17 @@ class TileEngine:
     def _slabs(self, rows: list[TileSpan], columns: list[TileSpan]) -> Iterator[NDArray[np.generic]]:
         """The pixels [H, W, C] under each row of tiles; what two rows share is read once."""
         x0, x1 = columns[0].start, columns[-1].stop
-        previous_HWC = np.empty((0, x1 - x0, self.view.channels), self.view.dtype)
-        read_to = rows[0].start
-        for row in rows:
-            shared = read_to - row.start
+        shared_HWC = np.empty((0, x1 - x0, self.view.channels), self.view.dtype)
+        for row, following in zip_longest(rows, rows[1:]):
             with self.stopwatch.stage("read"):
-                fresh_HWC = self.view.read(Box(read_to, x0, row.stop, x1))
-                if shared:
-                    fresh_HWC = np.concatenate((previous_HWC[len(previous_HWC) - shared :], fresh_HWC))
-            yield fresh_HWC
-            previous_HWC, read_to = fresh_HWC, row.stop
+                slab_HWC = self.view.read(Box(row.start + len(shared_HWC), x0, row.stop, x1))
+                if len(shared_HWC):
+                    slab_HWC = np.concatenate((shared_HWC, slab_HWC))
+                if following:
+                    shared_HWC = slab_HWC[following.start - row.start :].copy()
+            yield slab_HWC
+            # The consumer alone decides how long a slab lives.
+            del slab_HWC
 
     def _run_row(
         self, columns: list[TileSpan], slab_HWC: NDArray[np.generic]
