@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from axialcli.cli.app import main
+from axialcli.cli.start import main
 
 if __name__ == "__main__":
     main()

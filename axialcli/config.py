@@ -81,6 +81,8 @@ class PredictSettings:
             raise UsageError(f"--tile is {self.tile}: choose 16 to 16384 pixels")
         if self.overlap < 0 or 2 * self.overlap >= self.tile:
             raise UsageError(f"--overlap is {self.overlap}: it has to be below half of --tile ({self.tile})")
+        if self.max_ram_bytes is not None and self.max_ram_bytes <= 0:
+            raise UsageError("--max-ram is 0: give the memory to stay below, such as 1.5G")
         if self.batch is not None and not 1 <= self.batch <= 4096:
             raise UsageError(f"--batch is {self.batch}: choose 1 to 4096")
         for name, value in (("--mpp", self.mpp), ("--mpp-override", self.mpp_override)):

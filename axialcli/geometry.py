@@ -71,6 +71,15 @@ def whole(size: Size) -> Box:
     return Box(0, 0, size.height, size.width)
 
 
+def level_sizes(size: Size, smallest_px: int) -> tuple[Size, ...]:
+    """Sizes of the levels from `size` on, each half of the last, until the longer side is <= smallest_px."""
+    sizes = [size]
+    while max(sizes[-1]) > smallest_px:
+        height, width = sizes[-1]
+        sizes.append(Size(-(-height // 2), -(-width // 2)))
+    return tuple(sizes)
+
+
 def grid_boxes(box: Box, cell: int) -> Iterator[Box]:
     """Cells of an absolute grid of `cell` pixels that `box` touches, row-major, clipped to `box`."""
     for y in range(box.y0 // cell * cell, box.y1, cell):

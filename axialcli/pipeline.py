@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from axialcli import __version__
 from axialcli.backends import DEFAULT_MODEL, Model, load_model
+from axialcli.backends.zoo import model_files
 from axialcli.config import Device, Dtype, PredictSettings
-from axialcli.engine import Stopwatch, TileEngine, ahead, peak_resident_bytes
+from axialcli.engine import Stopwatch, TileEngine, ahead, machine_bytes, peak_resident_bytes
+from axialcli.errors import UsageError
 from axialcli.geometry import Block, whole
 from axialcli.image import Slide, SlideView, open_slide
 from axialcli.output import (
@@ -33,6 +34,7 @@ from axialcli.output import (
     Sink,
     check_outputs,
     class_areas,
+    note_publishing,
     partial_folder,
     publish_all,
     write_overlay,
@@ -69,18 +71,21 @@ def predict(
 ) -> dict[str, Any]:
     """Predicts a slide and writes its mask; the same call after a kill continues where it was.
 
-    slide: a path, or an open Slide. out: the mask, a TIFF. model: a name, a model file, or a loaded
-    Model. probs, overlay: more files to write. force: overwrite. settings: the fields of
-    PredictSettings. Returns the run report, which also lies beside the mask as OUT.json.
-    Raises an AxialError; OUT is then absent or as it was.
+    slide: a path, or an open Slide, which then has its channels, plane and resolution already. out:
+    the mask, a TIFF. model: a name, a model file, or a loaded Model. probs, overlay: more files to
+    write. force: overwrite. settings: the fields of PredictSettings. Returns the run report, which
+    also lies beside the mask as OUT.json. Raises an AxialError; OUT is then absent or as it was.
     """
     chosen = PredictSettings(**settings)
-    outputs = check_outputs(out, probs=probs, overlay=overlay, force=force, slide=_path(slide))
     with ExitStack() as stack:
         if not isinstance(slide, Slide):
             slide = stack.enter_context(
                 open_slide(slide, channels=chosen.channels, z=chosen.z, mpp_override=chosen.mpp_override)
             )
+        elif (chosen.channels, chosen.z, chosen.mpp_override) != (None, None, None):
+            raise UsageError("channels, z and mpp_override belong to open_slide; this slide is open already")
+        inputs = [*slide.files, *([] if isinstance(model, Model) else model_files(model))]
+        outputs = check_outputs(out, inputs=inputs, probs=probs, overlay=overlay, force=force)
         if not isinstance(model, Model):
             model = load_model(model, device=device, dtype=dtype)
         return _Run(slide, model, outputs, chosen, progress or (lambda state: None)).report()
@@ -131,6 +136,7 @@ class _Run:
     ) -> None:
         self.slide, self.model, self.outputs, self.settings = slide, model, outputs, settings
         self.progress = progress
+        self._main_journal: Journal | None = None
         self.stopwatch = Stopwatch()
         self.view = choose_view(slide, model, settings)
         level = slide.levels[self.view.level]
@@ -142,9 +148,12 @@ class _Run:
             overlap=settings.overlap,
             blend=settings.blend,
             batch=settings.batch,
-            max_ram_bytes=settings.max_ram_bytes or psutil.virtual_memory().total // 2,
+            max_ram_bytes=(
+                machine_bytes() // 2 if settings.max_ram_bytes is None else settings.max_ram_bytes
+            ),
             cached_rows=0 if level.compression == "none" else level.segment.height,
             probs=outputs.probs is not None,
+            overlay=outputs.overlay is not None,
             strips=self._earlier_strips(),
             stopwatch=self.stopwatch,
         )
@@ -163,22 +172,24 @@ class _Run:
             if self.outputs.probs:
                 fingerprint = {**self.fingerprint, "probs": self.settings.probs_dtype}
                 journals.append(self._open_journal(stack, self.outputs.probs, fingerprint))
-                sinks.append(
-                    stack.enter_context(
-                        ProbsSink(journals[1].folder, self._mask_info(), dtype=self.settings.probs_dtype)
-                    )
-                )
-            try:
-                resumed = self._stream(journal, sinks)
-            except BaseException:
-                if not journal.done:
-                    # Nothing that could be continued: leave no trace.
-                    for sink in sinks:
-                        sink.close()
-                    for unused in journals:
-                        unused.remove()
-                raise
+                probs = ProbsSink(journals[1].folder, self._mask_info(), dtype=self.settings.probs_dtype)
+                sinks.append(stack.enter_context(probs))
+            resumed = self._stream(journal, sinks)
             return self._publish(journal, mask, sinks, journals, resumed)
+
+    def _open_journal(self, stack: ExitStack, out: Path, fingerprint: dict[str, Any]) -> Journal:
+        """A journal that ends with the stack; without a trace where it failed before the first block."""
+        journal = stack.enter_context(Journal.open(partial_folder(out), fingerprint))
+        self._main_journal = self._main_journal or journal
+
+        def forget(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is not None and self._main_journal is not None and not self._main_journal.done:
+                journal.remove()
+
+        stack.push(forget)
+        if journal.restarted:
+            logger.warning("%s: starting over, %s", partial_folder(out), journal.restarted)
+        return journal
 
     def _stream(self, journal: Journal, sinks: list[Sink]) -> int:
         """Computes ahead in a thread while this one writes. Returns how many blocks were there already."""
@@ -223,18 +234,13 @@ class _Run:
         report = self._report(journal, resumed)
         write_report(journal.folder.file(REPORT_FILE), report)
         built.append((journal.folder.file(REPORT_FILE), self.outputs.report))
+        note_publishing(journal, self.outputs)
         publish_all([*built[1:], built[0]])
         for sink in sinks:
             sink.close()
         for finished in journals:
             finished.remove()
         return report
-
-    def _open_journal(self, stack: ExitStack, out: Path, fingerprint: dict[str, Any]) -> Journal:
-        journal = stack.enter_context(Journal.open(partial_folder(out), fingerprint))
-        if journal.restarted:
-            logger.warning("%s: starting over, %s", partial_folder(out), journal.restarted)
-        return journal
 
     def _mask_info(self) -> MaskInfo:
         return MaskInfo(
@@ -246,16 +252,22 @@ class _Run:
             layout=self.settings.layout,
             palette=self.settings.palette,
             software=f"axial {__version__}",
-            uuid_seed=repr(sorted(self.fingerprint.items())),
+            uuid_seed=repr(
+                [self.fingerprint[key] for key in ("input", "slide", "view", "model", "settings")]
+            ),
         )
 
     def _fingerprint(self) -> dict[str, Any]:
         """All that decides the mask's bytes, but for what the engine plans."""
         settings = asdict(self.settings)
-        del settings["probs_dtype"]
+        # Probabilities have a journal of their own; the slide says what it was opened with.
+        for elsewhere in ("probs_dtype", "channels", "z", "mpp_override"):
+            del settings[elsewhere]
         return {
             "axial": __version__,
             "input": self.slide.fingerprint(),
+            "slide": self.slide.selection,
+            "view": [*self.view.size, self.view.level, *self.view.downsample],
             "model": self.model.sha256,
             "backend": self.model.backend,
             "device": self.model.device.type,
@@ -288,6 +300,7 @@ class _Run:
                 "mpp_source": self.slide.mpp_source,
                 "chosen": self.slide.chosen,
                 "warnings": list(self.slide.warnings),
+                **self.slide.selection,
             },
             "model": {
                 "name": self.model.spec.name,
@@ -322,10 +335,6 @@ class _Run:
             },
             "classes": class_areas(pixels_K, self.model.spec.classes, self.view.mpp),
         }
-
-
-def _path(slide: str | Path | Slide) -> Path:
-    return slide.path if isinstance(slide, Slide) else Path(slide)
 
 
 def _count(block: Block, classes: int) -> Any:

@@ -2,16 +2,15 @@
 
 DATA holds the folders dsb2018 and tnbc, each with index.csv, images/ and labels/. Settings are read
 from the model's recipe.toml. A run that was stopped goes on from its last checkpoint (RUN/last.pt);
-samples are drawn from (seed, step), so that the result does not depend on where it stopped. Nothing
-is chosen by the validation split: the weights are the moving average at the last step.
+samples are drawn from (seed, step), so that the result does not depend on where it stopped. A
+checkpoint holds its recipe and is refused by any other. Nothing is chosen by the validation split:
+the weights are the moving average at the last step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import queue
-import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from axialcli.backends.model_file import write_model
 from axialcli.backends.spec import FORMAT, ModelSpec
+from axialcli.engine.ahead import ahead
 from axialcli.nn import build_network
 from axialcli.nn.axial_segmenter import STRIDE
 
@@ -65,48 +65,64 @@ def train(recipe: dict[str, Any], data: Path, run: Path) -> None:
         pct_start=settings["warmup_steps"] / steps,
         final_div_factor=100,
     )
-    step = 0
-    last = run / "last.pt"
-    if last.exists():
-        state = torch.load(last, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        step = state["step"]
+    parts = {"network": network, "average": average, "optimiser": optimiser, "schedule": schedule}
+    step = resume(run / "last.pt", recipe, parts)
 
     mean, std = (torch.tensor(recipe["input"][key], device=device).view(3, 1, 1) for key in ("mean", "std"))
     started, running = time.perf_counter(), 0.0
     freeze_from = steps - recipe["optimiser"]["frozen_norm_steps"]
-    for image_BHWC, label_BHW in _ahead(batches(recipe, read_pictures(data, "train"), step)):
-        network.train()
-        if step >= freeze_from:
-            freeze_batch_norms(network)
-        image_BCHW = image_BHWC.to(device).permute(0, 3, 1, 2) / 255
-        with torch.autocast(device, torch.bfloat16):
-            logits_BKHW = network((image_BCHW - mean) / std)
-        loss = segmentation_loss(logits_BKHW.float(), label_BHW.to(device).long())
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        average.update_parameters(network)
-        step += 1
-        running += (loss.item() - running) * max(0.01, 1 / step)
-        if step % 100 == 0 or step == steps:
-            print(f"step {step}/{steps} loss {running:.4f} {time.perf_counter() - started:.0f} s", flush=True)
-        if step % 250 == 0 or step == steps:
-            state = {
-                "network": network.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(),
-                "step": step,
-            }
-            torch.save(state, run / "new.pt")
-            (run / "new.pt").replace(last)
+    with ahead(batches(recipe, read_pictures(data, "train"), step), depth=4) as ready:
+        for image_BHWC, label_BHW in ready:
+            network.train()
+            if step >= freeze_from:
+                freeze_batch_norms(network)
+            image_BCHW = image_BHWC.to(device).permute(0, 3, 1, 2) / 255
+            with torch.autocast(device, torch.bfloat16):
+                logits_BKHW = network((image_BCHW - mean) / std)
+            loss = segmentation_loss(logits_BKHW.float(), label_BHW.to(device).long())
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            average.update_parameters(network)
+            step += 1
+            running += (loss.item() - running) * max(0.01, 1 / step)
+            if step % 100 == 0 or step == steps:
+                print(
+                    f"step {step}/{steps} loss {running:.4f} {time.perf_counter() - started:.0f} s",
+                    flush=True,
+                )
+            if step % 250 == 0 or step == steps:
+                save(run / "last.pt", recipe, parts, step)
     torch.save(average.module.state_dict(), run / "weights.pt")
+
+
+def resume(last: Path, recipe: dict[str, Any], parts: dict[str, Any]) -> int:
+    """Loads the checkpoint `last` into `parts`; returns its step, 0 where there is none.
+
+    Raises SystemExit where it was trained with another recipe: its weights are not this recipe's.
+    """
+    if not last.exists():
+        return 0
+    state = torch.load(last, weights_only=True)
+    if state.get("recipe") != _text(recipe):
+        raise SystemExit(f"{last}: trained with another recipe; delete it, or give another folder with --run")
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"])
+
+
+def save(last: Path, recipe: dict[str, Any], parts: dict[str, Any], step: int) -> None:
+    """Replaces the checkpoint `last` with the state of `parts` and the recipe that they follow."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    new = last.with_name("new.pt")
+    torch.save({**state, "step": step, "recipe": _text(recipe)}, new)
+    new.replace(last)
+
+
+def _text(recipe: dict[str, Any]) -> str:
+    return json.dumps(recipe, sort_keys=True)
 
 
 def export(recipe: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
@@ -162,25 +178,6 @@ def batches(recipe: dict[str, Any], pictures: list[Picture], first: int) -> Iter
                 images, labels = zip(*samples, strict=True)
                 yield torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
             step += 1
-
-
-def _ahead(items: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same items, prepared a few ahead by a thread."""
-    ready: queue.Queue[tuple[Tensor, Tensor] | BaseException | None] = queue.Queue(4)
-
-    def work() -> None:
-        try:
-            for item in items:
-                ready.put(item)
-            ready.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised by the consumer
-            ready.put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    while (item := ready.get()) is not None:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
 
 
 if __name__ == "__main__":

@@ -48,13 +48,14 @@ class Model(ABC):
     ) -> NDArray[np.float32] | Tensor:
         """Probabilities, float32: [B, K, H, W] of a segmentation model, [B, K] of a classifier.
 
-        images_BCHW: pixel values as they were read, uint8, uint16 or float (0..255). One channel is
-        replicated for a model that wants three. A sigmoid model has one logit and two classes.
-        logits: return the logits instead. Arrays give an array back, tensors a tensor on the
-        model's device. Raises ModelError for wrong channels or dtype, LimitError out of memory.
+        images_BCHW: pixel values as they were read, uint8, uint16 or float (0..255; NaN and infinities
+        count as 0), arrays in any strides and byte order. One channel is replicated for a model that
+        wants three. A sigmoid model has one logit and two classes. logits: return the logits instead.
+        Arrays give an array back, tensors a tensor on the model's device. Raises ModelError for wrong
+        channels or dtype, LimitError out of memory.
         """
         if isinstance(images_BCHW, np.ndarray):
-            return self.predict(torch.from_numpy(images_BCHW), logits=logits).cpu().numpy()
+            return self.predict(_tensor(images_BCHW), logits=logits).cpu().numpy()
         with memory_is_a_limit(), torch.inference_mode():
             logits_BKHW = self.run(self._normalise(images_BCHW)).float()
             return logits_BKHW if logits else self._activate(logits_BKHW)
@@ -86,7 +87,10 @@ class Model(ABC):
         images_BCHW = images_BCHW.to(self.device, non_blocking=True)
         if images_BCHW.dtype == torch.uint16:
             images_BCHW = images_BCHW.to(torch.int32)
-        values_BCHW = images_BCHW.to(torch.float32) * scale_CHW
+        values_BCHW = images_BCHW.to(torch.float32)
+        if images_BCHW.is_floating_point():
+            values_BCHW = values_BCHW.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        values_BCHW = values_BCHW * scale_CHW
         return values_BCHW.add_(self._shift_C[:, None, None]).to(
             self.dtype, memory_format=torch.channels_last
         )
@@ -96,3 +100,13 @@ class Model(ABC):
             return logits_BKHW.softmax(1)
         p_BKHW = logits_BKHW.sigmoid()
         return torch.cat((1 - p_BKHW, p_BKHW), 1)
+
+
+def _tensor(images_BCHW: NDArray[np.generic]) -> Tensor:
+    """The same pixels as a tensor, copied only where torch cannot share them."""
+    if images_BCHW.dtype.kind not in "buif":
+        raise ModelError(f"pixels of type {images_BCHW.dtype} are not supported")
+    whole_steps = all(s >= 0 and s % images_BCHW.itemsize == 0 for s in images_BCHW.strides)
+    if not (whole_steps and images_BCHW.dtype.isnative and images_BCHW.flags.writeable):
+        images_BCHW = np.array(images_BCHW, dtype=images_BCHW.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(images_BCHW)

@@ -12,10 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from axialcli.backends.files import is_readable, unreadable
 from axialcli.backends.spec import METADATA_KEY, ModelSpec
 from axialcli.errors import ModelError
 
 MAX_SIDECAR_BYTES = 16 << 20
+
+UNREADABLE = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError)
+"""What safetensors raises for damaged files, and for kinds of numbers that torch does not have."""
 
 
 def write_model(path: Path, spec: ModelSpec, weights: Mapping[str, Tensor]) -> None:
@@ -36,8 +40,7 @@ def read_model(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     A .pt or .pth file holds tensors only and needs its description beside it, in `<file>.json`.
     Raises ModelError for anything else, and for a file that carries code.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model file; 'axial models list' shows the names")
+    _check_readable(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in (".pt", ".pth"):
@@ -47,28 +50,40 @@ def read_model(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
 
 def read_spec(path: Path) -> ModelSpec:
     """The description alone. Raises ModelError."""
+    _check_readable(path)
     if path.suffix != ".safetensors":
         return _read_sidecar(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return _spec_of(path, file.metadata())
-    except (SafetensorError, OSError) as error:
+            metadata = file.metadata()
+    except UNREADABLE as error:
         raise ModelError(f"{path}: not a whole safetensors file ({error!s:.80})") from error
+    return _spec_of(path, metadata)
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of the file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """sha256 of the file, in hexadecimal. Raises ModelError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _check_readable(path: Path) -> None:
+    # safetensors calls every file that it cannot open missing, so it is opened here once before.
+    if not is_readable(path):
+        raise ModelError(f"{path}: no such model file; 'axial models list' shows the names")
 
 
 def _read_safetensors(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            spec = _spec_of(path, file.metadata())
-            return spec, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
+            metadata = file.metadata()
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except UNREADABLE as error:
         raise ModelError(f"{path}: not a whole safetensors file ({error!s:.80})") from error
+    return _spec_of(path, metadata), weights
 
 
 def _spec_of(path: Path, metadata: Mapping[str, str] | None) -> ModelSpec:
@@ -79,14 +94,16 @@ def _spec_of(path: Path, metadata: Mapping[str, str] | None) -> ModelSpec:
 
 def _read_sidecar(path: Path) -> ModelSpec:
     sidecar = path.with_name(path.name + ".json")
-    if not sidecar.is_file():
+    if not is_readable(sidecar):
         raise ModelError(f"{path}: says nothing about its model, and there is no {sidecar.name} beside it")
-    if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
-        raise ModelError(f"{sidecar}: larger than any model's description")
     try:
+        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
+            raise ModelError(f"{sidecar}: larger than any model's description")
         return ModelSpec.from_json(sidecar.read_text(encoding="utf-8"), str(sidecar))
     except UnicodeDecodeError as error:
         raise ModelError(f"{sidecar}: the model's description is not text") from error
+    except OSError as error:
+        raise unreadable(sidecar, error) from error
 
 
 def _read_pickle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
@@ -94,8 +111,14 @@ def _read_pickle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path}: refused, it carries code and not only weights") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: not a whole PyTorch file ({error!s:.80})") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    except Exception as error:  # a damaged file makes torch.load raise anything at all
+        raise ModelError(f"{path}: not a whole PyTorch file ({_first_line(error)})") from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
         raise ModelError(f"{path}: holds something else than named weights")
     return _read_sidecar(path), weights
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:80]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from axialcli.errors import ModelError
 
 FORMAT = 1
 METADATA_KEY = "axial"
+MAX_STRIDE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,21 +66,51 @@ class ModelSpec:
     quality: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        channels = len(self.input.channels)
+        self._check_input()
+        self._check_output()
         if self.task not in ("segmentation", "classification"):
             raise ModelError(
                 f"model '{self.name}': task '{self.task}' is neither segmentation nor classification"
             )
+        # The word names the architecture itself where networks are built.
+        if "architecture" in self.config:
+            raise ModelError(f"model '{self.name}': an architecture has no setting 'architecture'")
+        if not 1 <= self.network_stride <= MAX_STRIDE or not 1 <= self.output.stride <= MAX_STRIDE:
+            raise ModelError(f"model '{self.name}': strides are whole numbers from 1 to {MAX_STRIDE}")
+        if self.receptive_field_px is not None and self.receptive_field_px < 0:
+            raise ModelError(f"model '{self.name}': a receptive field has 0 pixels or more")
+
+    def _check_input(self) -> None:
+        channels, mpp, mpp_range = len(self.input.channels), self.input.mpp, self.input.mpp_range
+        if not channels or len(self.input.mean) != channels or len(self.input.std) != channels:
+            raise ModelError(f"model '{self.name}': mean and std need one value per channel")
+        # NaN fails every comparison, so each check says what is right.
+        if not all(abs(value) <= 1e6 for value in self.input.mean):
+            raise ModelError(f"model '{self.name}': mean is {self.input.mean}; it goes from -1e6 to 1e6")
+        if not all(1e-6 <= value <= 1e6 for value in self.input.std):
+            raise ModelError(f"model '{self.name}': std is {self.input.std}; it goes from 1e-6 to 1e6")
+        if mpp is not None and not 0 < mpp < math.inf:
+            raise ModelError(f"model '{self.name}': mpp is {mpp}, not a resolution above 0")
+        if mpp_range is None:
+            return
+        low, high = mpp_range
+        if not 0 < low <= (low if mpp is None else mpp) <= high < math.inf:
+            raise ModelError(
+                f"model '{self.name}': mpp_range is {mpp_range}; it contains mpp ({mpp}), in order"
+            )
+
+    def _check_output(self) -> None:
+        threshold = self.output.threshold
         if self.output.activation not in ("softmax", "sigmoid"):
             raise ModelError(f"model '{self.name}': activation '{self.output.activation}' is not known")
-        if len(self.input.mean) != channels or len(self.input.std) != channels or min(self.input.std) <= 0:
-            raise ModelError(f"model '{self.name}': mean and std need one value (std above 0) per channel")
         if not 2 <= len(self.classes) <= 256:
             raise ModelError(f"model '{self.name}': {len(self.classes)} classes; a mask holds 2 to 256")
-        if self.output.threshold is not None and len(self.classes) != 2:
+        if self.output.activation == "sigmoid" and len(self.classes) != 2:
+            raise ModelError(f"model '{self.name}': sigmoid needs two classes, not {len(self.classes)}")
+        if threshold is not None and len(self.classes) != 2:
             raise ModelError(f"model '{self.name}': a threshold needs two classes, not {len(self.classes)}")
-        if self.output.stride < 1 or self.network_stride < 1:
-            raise ModelError(f"model '{self.name}': strides are whole numbers from 1")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ModelError(f"model '{self.name}': threshold is {threshold}; it goes from 0 to 1")
 
     def to_json(self) -> str:
         """The JSON text that `from_json` reads back."""
@@ -118,38 +150,66 @@ class ModelSpec:
         try:
             said = json.loads(text)
             if said["format"] != FORMAT:
-                raise ModelError(f"{where}: model format {said['format']} is not known; update axial")
+                raise ModelError(f"{where}: model format {said['format']!r:.40} is not known; update axial")
             config = dict(said["architecture"])
             source, target = said["input"], said["output"]
-            mpp_range = source.get("mpp_range")
             return ModelSpec(
-                name=str(said["name"]),
-                task=str(said["task"]),
-                architecture=str(config.pop("name")),
+                name=_text(said["name"]),
+                task=_text(said["task"]),
+                architecture=_text(config.pop("name")),
                 config=config,
-                input=InputSpec(
-                    channels=tuple(map(str, source["channels"])),
-                    mean=tuple(map(float, source["mean"])),
-                    std=tuple(map(float, source["std"])),
-                    mpp=None if source.get("mpp") is None else float(source["mpp"]),
-                    mpp_range=(float(mpp_range[0]), float(mpp_range[1])) if mpp_range else None,
-                ),
+                input=_read_input(source),
                 output=OutputSpec(
-                    activation=str(target["activation"]),
-                    threshold=None if target.get("threshold") is None else float(target["threshold"]),
-                    stride=int(target["stride"]),
+                    activation=_text(target["activation"]),
+                    threshold=None if target.get("threshold") is None else _number(target["threshold"]),
+                    stride=_whole(target["stride"]),
                 ),
                 classes=tuple(_read_class(entry) for entry in said["classes"]),
-                network_stride=int(said["network_stride"]),
+                network_stride=_whole(said["network_stride"]),
                 receptive_field_px=(
-                    None if said.get("receptive_field_px") is None else int(said["receptive_field_px"])
+                    None if said.get("receptive_field_px") is None else _whole(said["receptive_field_px"])
                 ),
                 licence=str(said.get("licence", "")),
                 training_data=tuple(map(str, said.get("training_data", ()))),
                 quality=dict(said.get("quality", {})),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except RecursionError as error:
+            raise ModelError(f"{where}: the model's description is nested too deeply") from error
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise ModelError(f"{where}: the model's description is damaged ({error!r:.80})") from error
+
+
+def _read_input(source: Mapping[str, Any]) -> InputSpec:
+    mpp_range = None
+    if source.get("mpp_range"):
+        low, high = source["mpp_range"]
+        mpp_range = (_number(low), _number(high))
+    return InputSpec(
+        channels=tuple(map(_text, source["channels"])),
+        mean=tuple(map(_number, source["mean"])),
+        std=tuple(map(_number, source["std"])),
+        mpp=None if source.get("mpp") is None else _number(source["mpp"]),
+        mpp_range=mpp_range,
+    )
+
+
+def _text(value: object) -> str:
+    # It is shown in messages, which are one line.
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 200:
+        raise ValueError(f"{value!r:.40} is not a name")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r:.40} is not a number")
+    return float(value)
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r:.40} is not a whole number")
+    return value
 
 
 def _read_class(entry: Mapping[str, Any]) -> ClassInfo:
@@ -157,4 +217,4 @@ def _read_class(entry: Mapping[str, Any]) -> ClassInfo:
     if not match:
         raise ValueError(f"colour {entry['colour']} is not written #rrggbb")
     red, green, blue = (int(part, 16) for part in match.groups())
-    return ClassInfo(name=str(entry["name"]), colour=(red, green, blue))
+    return ClassInfo(name=_text(entry["name"]), colour=(red, green, blue))

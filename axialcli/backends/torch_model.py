@@ -9,10 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from axialcli.backends.memory import memory_is_a_limit
 from axialcli.backends.model import Model
 from axialcli.backends.spec import ModelSpec
 from axialcli.errors import ModelError
 from axialcli.nn import build_network
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+PROBE = 16
+"""Side of the picture that a new network is tried on, in pixels."""
 
 
 class TorchModel(Model):
@@ -31,9 +37,10 @@ class TorchModel(Model):
         where: str,
     ) -> None:
         super().__init__(spec=spec, device=device, dtype=dtype, sha256=sha256)
-        network = build_network(spec.architecture, **spec.config)
+        network = _build(spec, where)
         load_weights(network, weights, where)
         fold_batch_norms(network.eval())
+        check_output(network, spec, where)
         self.network = network.to(device, dtype).requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # stubs lack it
 
@@ -41,8 +48,43 @@ class TorchModel(Model):
         return self.network(images_BCHW)  # type: ignore[no-any-return]
 
 
+def _build(spec: ModelSpec, where: str) -> nn.Module:
+    # Without memory of its own: the weights of the file, once they fit, bound what a network takes.
+    try:
+        with torch.device("meta"):
+            return build_network(spec.architecture, **spec.config)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
+
+
+def check_output(network: nn.Module, spec: ModelSpec, where: str) -> None:
+    """Runs the network once, on 16 x 16 pixels, and compares what comes out with the description.
+
+    Raises ModelError unless it takes the channels, answers one logit per class (sigmoid: one in
+    all) and pixel, and all of them are finite.
+    """
+    channels = len(spec.input.channels)
+    logits = 1 if spec.output.activation == "sigmoid" else len(spec.classes)
+    try:
+        with memory_is_a_limit(), torch.inference_mode():
+            logits_BKHW = network(torch.zeros(1, channels, PROBE, PROBE))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"{where}: the network does not take {channels} channels ({reason:.80})") from error
+    if logits_BKHW.shape != (1, logits, PROBE, PROBE):
+        raise ModelError(
+            f"{where}: the network answers {logits_BKHW.shape[1]} logits a pixel, "
+            f"{len(spec.classes)} classes with {spec.output.activation} need {logits}"
+        )
+    if not logits_BKHW.isfinite().all():
+        raise ModelError(f"{where}: the network answers NaN or infinity to a blank picture")
+
+
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Fills a network with stored weights of any float dtype. Raises ModelError unless all fit."""
+    """Fills a network with stored weights of any float dtype, on the CPU.
+
+    Raises ModelError unless all fit and are finite.
+    """
     wanted = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
     if missing := sorted(wanted.keys() - weights.keys()):
         raise ModelError(f"{where}: lacks the weights {', '.join(missing[:3])}{' …' * (len(missing) > 3)}")
@@ -54,7 +96,16 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) 
                 f"{where}: {name} has shape {tuple(weights[name].shape)}, "
                 f"the network wants {tuple(tensor.shape)}"
             )
+        _check_values(name, weights[name], where)
+    network.to_empty(device="cpu")
     network.load_state_dict({k: v.float() for k, v in weights.items() if k in wanted}, strict=False)
+
+
+def _check_values(name: str, tensor: Tensor, where: str) -> None:
+    if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ModelError(f"{where}: {name} is stored as {tensor.dtype}, {tensor.layout}; give plain floats")
+    if not tensor.float().isfinite().all():
+        raise ModelError(f"{where}: {name} holds NaN or infinity")
 
 
 def fold_batch_norms(network: nn.Module) -> None:

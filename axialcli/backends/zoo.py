@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from axialcli.backends.files import is_readable
 from axialcli.errors import ModelError
 
 DEFAULT_MODEL = "nuclei"
@@ -22,14 +23,23 @@ def model_names() -> list[str]:
     return sorted(file.parent.name for file in zoo_folder().glob(f"*/{WEIGHTS}"))
 
 
+def model_files(name_or_path: str | Path) -> list[Path]:
+    """The file of a model and the description beside it, whether they are there or not."""
+    path = find_model(name_or_path)
+    return [path, path.with_name(path.name + ".json")]
+
+
 def find_model(name_or_path: str | Path) -> Path:
-    """The model file of a name of the zoo, or the path itself. Raises ModelError where there is none."""
+    """The model file of a name of the zoo, or the path itself.
+
+    Raises ModelError where there is none, or none that can be read.
+    """
     if isinstance(name_or_path, str) and name_or_path in model_names():
         return zoo_folder() / name_or_path / WEIGHTS
     path = Path(name_or_path)
-    if path.is_file():
+    if is_readable(path):
         return path
     raise ModelError(
-        f"no model '{name_or_path}': neither a file nor one of the names "
+        f"no model {str(name_or_path)!r}: neither a file nor one of the names "
         f"{', '.join(model_names()) or '(none)'}"
     )

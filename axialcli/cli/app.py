@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from axialcli import __version__
+from axialcli.cli.console import printable
 from axialcli.cli.info import info
 from axialcli.cli.models import models
 from axialcli.cli.predict import predict
 from axialcli.cli.sample import sample
+from axialcli.cli.start import Stopped
 from axialcli.errors import AxialError
 
 MAX_LINE = 200
@@ -30,15 +30,6 @@ app.command()(predict)
 app.command()(info)
 app.add_typer(models)
 app.command()(sample)
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived: unwind, so that files are closed and locks released, then exit."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.exit_code = 128 + number
-        self.word = "interrupted" if number == signal.SIGINT else "terminated"
 
 
 def _version(wanted: bool) -> None:
@@ -57,24 +48,20 @@ def _options(
     pass
 
 
-def main() -> None:
-    """Runs the command line and exits with the code of DESIGN's contract."""
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit code. Errors are one line on stderr."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
     try:
         code = app(arguments, prog_name="axial", standalone_mode=False)
         return int(code or 0)
     except AxialError as error:
         return _fail(str(error), error.exit_code, arguments)
     except typer.TyperException as error:
+        if not error.format_message():
+            # No arguments at all: the help has been printed and is all there is to say.
+            return error.exit_code
         return _fail(error.format_message(), error.exit_code, arguments)
     except Stopped as stop:
-        return _fail(f"{stop.word}; the same command continues", stop.exit_code, arguments)
+        return _fail(f"{stop.word}; the same command continues unfinished work", stop.exit_code, arguments)
     except MemoryError:
         return _fail("out of memory: use a smaller --batch, --tile or --max-ram", 6, arguments)
     except Exception as error:  # noqa: BLE001 - the outermost edge: a bug becomes one line and code 1
@@ -84,12 +71,8 @@ def run(arguments: list[str]) -> int:
 def _fail(message: str, code: int, arguments: list[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
-    line = "axial: error: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    line = "axial: error: " + printable(message)
     if len(line) > MAX_LINE:
         line = line[: MAX_LINE - 2] + " …"
     print(line, file=sys.stderr)
     return code
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)

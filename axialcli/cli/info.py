@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from axialcli.cli.console import as_text, printable, say
 from axialcli.image import describe, open_slide
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="The picture.")],
+    file: Annotated[Path, typer.Argument(help="The picture.", readable=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a picture is: format, levels, resolution, and which image was chosen and why."""
     with open_slide(file) as slide:
         found = describe(slide)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        say(json.dumps(found, indent=1))
     else:
-        Console(highlight=False, width=100).print(_table(found))
+        say(as_text(_table(found)))
 
 
 def _table(found: dict[str, Any]) -> Table:
@@ -42,4 +42,4 @@ def _text(value: Any) -> str:
         return ", ".join(f"{key} {_text(entry)}" for key, entry in value.items() if entry is not None)
     if isinstance(value, list | tuple):
         return " x ".join(map(_text, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))

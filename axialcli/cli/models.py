@@ -6,8 +6,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from axialcli.cli.console import as_text, printable, say
 
 models = typer.Typer(
     name="models", help="The models that axial ships, and model files.", no_args_is_help=True
@@ -28,11 +29,11 @@ def list_models() -> None:
         table.add_row(
             name + (" (default)" if name == DEFAULT_MODEL else ""),
             spec.task,
-            ", ".join(entry.name for entry in spec.classes),
+            printable(", ".join(entry.name for entry in spec.classes)),
             "any" if spec.input.mpp is None else f"{spec.input.mpp:g}",
-            spec.licence,
+            printable(spec.licence),
         )
-    Console(highlight=False, soft_wrap=True).print(table)
+    say(as_text(table))
 
 
 @models.command()
@@ -47,11 +48,11 @@ def show(
     path = find_model(model)
     spec, weights = read_model(path)
     if as_json:
-        typer.echo(spec.to_json())
+        say(spec.to_json())
         return
-    typer.echo(f"file        {path}")
-    typer.echo(f"sha256      {file_hash(path)}")
-    typer.echo(f"size        {path.stat().st_size / 1e6:.2f} MB")
-    typer.echo(f"parameters  {sum(tensor.numel() for tensor in weights.values()) / 1e6:.3f} million")
+    say(f"file        {printable(str(path))}")
+    say(f"sha256      {file_hash(path)}")
+    say(f"size        {path.stat().st_size / 1e6:.2f} MB")
+    say(f"parameters  {sum(tensor.numel() for tensor in weights.values()) / 1e6:.3f} million")
     for key, value in json.loads(spec.to_json()).items():
-        typer.echo(f"{key:<19} {json.dumps(value)}")
+        say(f"{key:<19} {json.dumps(value)}")

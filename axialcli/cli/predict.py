@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from axialcli.cli.console import printable, say
 from axialcli.cli.progress import progress_bar
 from axialcli.config import PredictSettings, parse_bytes
 from axialcli.errors import UsageError
@@ -18,7 +19,7 @@ from axialcli.output import check_outputs
 
 
 def predict(
-    slide: Annotated[Path, typer.Argument(help="The slide: TIFF of any kind, PNG or JPEG.")],
+    slide: Annotated[Path, typer.Argument(help="The slide: TIFF, PNG or JPEG.", readable=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The mask to write, a TIFF.")],
     model: Annotated[
         str, typer.Option("--model", "-m", help="A name from 'axial models list', or a model file.")
@@ -73,20 +74,16 @@ def predict(
         "max_ram_bytes": None if max_ram is None else parse_bytes(max_ram),
         "level": level,
         "mpp": mpp,
-        "mpp_override": mpp_override,
-        "channels": None if channels is None else _parse_channels(channels),
-        "z": z,
         "layout": layout,
         "palette": palette,
         "probs_dtype": probs_dtype,
     }
-    checked = PredictSettings(**settings)
+    selection: dict[str, Any] = {"channels": _parse_channels(channels), "z": z, "mpp_override": mpp_override}
+    # All that can be refused is refused before torch is loaded; the pipeline checks again.
+    PredictSettings(**settings, **selection)
+    check_outputs(out, inputs=[slide, Path(model)], probs=probs, overlay=overlay, force=force)
     _show_warnings()
-    # All that can be refused is refused before torch is loaded.
-    check_outputs(out, slide=slide, probs=probs, overlay=overlay, force=force)
-    with open_slide(
-        slide, channels=checked.channels, z=checked.z, mpp_override=checked.mpp_override
-    ) as opened:
+    with open_slide(slide, **selection) as opened:
         for text in opened.warnings:
             logging.getLogger("axial").warning("%s: %s", slide, text)
         # Threads that wait must not spin: reading, the network and compression share the cores.
@@ -106,19 +103,28 @@ def predict(
                 progress=lambda state: bar.update(state.done_px / state.total_px, state.done_px / 1e6),
                 **settings,
             )
-    typer.echo(json.dumps(report, indent=1) if as_json else _summary(report))
+    say(json.dumps(report, indent=1) if as_json else _summary(report))
 
 
-def _parse_channels(text: str) -> tuple[int, ...]:
+def _parse_channels(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"--channels is '{text}': write numbers such as 0,1,2") from None
 
 
+class _OneLine(logging.Formatter):
+    """A warning as one line that a terminal shows as it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "axial: warning: " + printable(record.getMessage())
+
+
 def _show_warnings() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("axial: warning: %(message)s"))
+    handler.setFormatter(_OneLine())
     logger = logging.getLogger("axial")
     logger.handlers[:] = [handler]
     logger.propagate = False
@@ -127,7 +133,9 @@ def _show_warnings() -> None:
 def _summary(report: dict[str, Any]) -> str:
     """The mask's path and size, then a line per class."""
     height, width = report["output"]["size"]
-    lines = [f"{report['output']['path']}: {width} x {height} pixels, model {report['model']['name']}"]
+    lines = [
+        f"{printable(report['output']['path'])}: {width} x {height} pixels, model {report['model']['name']}"
+    ]
     for entry in report["classes"]:
         area = "" if entry["area_um2"] is None else f", {entry['area_um2'] / 1e6:.4f} mm2"
         lines.append(f"  {entry['name']}: {100 * entry['share']:.2f} %{area}")

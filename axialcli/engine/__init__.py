@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from axialcli.engine.ahead import ahead
-from axialcli.engine.memory import peak_resident_bytes
+from axialcli.engine.memory import machine_bytes, peak_resident_bytes
 from axialcli.engine.stopwatch import Stopwatch
 from axialcli.engine.tiles import TileEngine, TilePlan
 
-__all__ = ["Stopwatch", "TileEngine", "TilePlan", "ahead", "peak_resident_bytes"]
+__all__ = ["Stopwatch", "TileEngine", "TilePlan", "ahead", "machine_bytes", "peak_resident_bytes"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -39,6 +39,10 @@ class _Ahead(Generic[T]):
                 pass
         except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
             self._put(_Failed(error))
+        finally:
+            if isinstance(items, Generator):
+                # A maker that is left early ends its own contexts now and not when it is collected.
+                items.close()
 
     def _put_next(self, items: Iterator[T]) -> bool:
         """Makes and hands over one item; False after the last. No reference to it stays behind, so that

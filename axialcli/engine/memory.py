@@ -8,6 +8,16 @@ from pathlib import Path
 import psutil
 
 
+def machine_bytes() -> int:
+    """Memory that this process may use: the machine's, or its container's share of it."""
+    total = int(psutil.virtual_memory().total)
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        # No control group, or one that says "max".
+        return total
+
+
 def peak_resident_bytes() -> int:
     """The largest resident memory of this process so far."""
     if sys.platform == "win32":

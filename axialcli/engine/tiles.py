@@ -30,6 +30,9 @@ from axialcli.image import SlideView
 SPARE_BYTES = 48 << 20
 """What the budget leaves for the rest: the slide's own buffers, compressed tiles, the final assembly."""
 
+OVERLAY_BYTES = 128 << 20
+"""What thumbnail, labels and the picture of both take while they are put together."""
+
 DEFAULT_BATCH = {"cpu": 4, "mps": 4, "cuda": 16}
 
 
@@ -63,7 +66,8 @@ class TileEngine:
     tile, overlap: in pixels of the view; overlap on each side. blend: how tiles share the pixels.
     batch: tiles that run at once, None for what suits the device. max_ram_bytes: what the whole
     process may take; column strips keep it. cached_rows: rows of the view that the slide keeps
-    decoded between two reads. probs: whether the blocks carry probabilities. strips: the left edges
+    decoded between two reads. probs: whether the blocks carry probabilities. overlay: whether the budget
+    has to leave room for one. strips: the left edges
     of the strips of an earlier run, to be repeated; None: as few as the budget allows.
     """
 
@@ -79,11 +83,13 @@ class TileEngine:
         max_ram_bytes: int,
         cached_rows: int = 0,
         probs: bool = False,
+        overlay: bool = False,
         strips: list[int] | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.view, self.model, self.probs = view, model, probs
         self.cached_rows = cached_rows
+        self.spare_bytes = SPARE_BYTES + overlay * OVERLAY_BYTES
         self.stopwatch = stopwatch or Stopwatch()
         self._cancelled = threading.Event()
         self.tile = tile
@@ -176,7 +182,17 @@ class TileEngine:
         """Left edges of strips of whole mask tiles, as few as the budget allows. Raises LimitError."""
         tiles_across = -(-self.view.size.width // MASK_TILE)
         per_px = self._bytes_per_px_of_width()
-        used = self._resident_bytes_with_one_batch() + SPARE_BYTES
+        height, width = (min(self.tile, length) for length in self.view.size)
+        # Before a batch is tried, at least its input and its probabilities have to fit.
+        if (
+            4 * self.batch * height * width * (self.view.channels + len(self.model.spec.classes))
+            > max_ram_bytes
+        ):
+            raise LimitError(
+                f"--max-ram of {max_ram_bytes >> 20} MiB is too little for a batch of {self.batch} tiles of "
+                f"{self.tile}: give more, or use a smaller --tile or --batch"
+            )
+        used = self._resident_bytes_with_one_batch(height, width) + self.spare_bytes
         across = (max_ram_bytes - used) // (per_px * MASK_TILE)
         # A strip reads up to a tile more on each side than it writes.
         if across < tiles_across:
@@ -201,9 +217,8 @@ class TileEngine:
         blocks = 3 * MASK_TILE * (1 + 4 * classes * self.probs)
         return slabs + segments + accumulator + blocks
 
-    def _resident_bytes_with_one_batch(self) -> int:
+    def _resident_bytes_with_one_batch(self, height: int, width: int) -> int:
         """Peak resident memory after a first batch: libraries, weights and the network's buffers."""
-        height, width = (min(self.tile, length) for length in self.view.size)
         with memory_is_a_limit():
             batch = torch.zeros((self.batch, self.view.channels, height, width), dtype=torch.uint8)
             self.model.predict(batch)

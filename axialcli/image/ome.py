@@ -51,12 +51,19 @@ class _Files:
             return known
         # Only the folder of the file itself: a name from inside a file does not lead elsewhere.
         path = self._first.path.parent / Path(name.replace("\\", "/")).name
-        if not path.is_file():
-            raise ImageError(f"{self._first.path}: its file '{path.name}' is missing; put it beside it")
+        if not _is_file(path):
+            raise ImageError(f"{self._first.path}: its file '{path.name[:80]}' is missing; put it beside it")
         tiff = Tiff(path)
         self._opened.append(tiff)
         self._by_name[name.lower()] = tiff
         return tiff
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # The file's own metadata ask for a name longer than names can be.
+        return False
 
 
 def find_ome(tiff: Tiff, opened: list[Tiff]) -> Layout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,20 +55,31 @@ def open_slide(
             raise
     else:
         made = _raster(RasterPicture(path, counts), channels, z)
-    return Slide(path, made, counts=counts, workers=workers, cache=cache, mpp_override=mpp_override)
+    selection = {
+        "channels": None if channels is None else list(channels),
+        "z": z,
+        "mpp_override": mpp_override,
+    }
+    return Slide(path, made, counts=counts, workers=workers, cache=cache, selection=selection)
 
 
 def _head(path: Path) -> bytes:
     """The first bytes of a file that may be a picture. Raises ImageError where it cannot be one."""
     try:
-        if path.is_dir():
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             raise ImageError(f"{path}: is a folder; give one picture")
+        if not stat.S_ISREG(mode):
+            # Opening a pipe waits for whoever writes to it.
+            raise ImageError(f"{path}: is a pipe, socket or device; give one picture as a file")
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except OSError as error:
         raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
+    except ValueError as error:
+        raise ImageError(f"{str(path)!r}: no file can have this name") from error
     if not head:
         raise ImageError(f"{path}: the file is empty")
     if head[:4] in _TIFF_MAGIC or head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):

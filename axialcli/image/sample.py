@@ -6,7 +6,6 @@ beside it. Memory is a few rows of tiles whatever the height. Shapes: H height, 
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,12 +19,13 @@ import numpy as np
 import tifffile
 
 from axialcli.errors import OutputError, UsageError
-from axialcli.geometry import Size
-from axialcli.image.sweep import TILE_PX, Spool, Sweep, level_sizes
+from axialcli.geometry import Size, level_sizes
+from axialcli.image.sweep import SMALLEST_PX, TILE_PX, Spool, Sweep
 from axialcli.image.tissue import Tissue, tissue
 
 _BIG_BYTES = 2**31
 _LARGEST_PX = 2**20
+_SMALLEST_MPP, _LARGEST_MPP = 0.001, 1000
 _SLIDE_IS = "axial synthetic slide: computer generated, imitates hematoxylin and eosin"
 _MASK_IS = "axial synthetic slide, its nuclei: 0 background, 1 nucleus"
 
@@ -47,10 +47,11 @@ def write_sample(
     The same arguments give the same bytes, whatever `threads` is; the colour at (y, x) depends on seed,
     blank and position alone, so a slide is the upper left corner of every larger one.
 
-    size: pixels of level 0, any from 1 x 1. mpp: microns per pixel of level 0. truth: also write the mask
-    of the nuclei, uint8, 0 background and 1 nucleus, same size and levels. quality: of the JPEG tiles,
-    1..100. blank: share of glass outside the tissue, 0..1, met on average over a large slide; None is about
-    a third. progress: called with the share done, 0..1. threads: by default one a core, eight at most.
+    size: pixels of level 0, any from 1 x 1. mpp: microns per pixel of level 0, 0.001 to 1000. truth: also
+    write the mask of the nuclei, uint8, 0 background and 1 nucleus, same size and levels. quality: of the
+    JPEG tiles, 1..100. blank: share of glass outside the tissue, 0..1, met on average over a large slide;
+    None is about a third. progress: called with the share done, 0..1. threads: by default one a core,
+    eight at most.
 
     Raises UsageError for values out of range, OutputError where a file cannot be written; then, as on any
     other failure, what was at `path` and `truth` stays as it was.
@@ -85,8 +86,8 @@ def _check(path: Path, size: Size, mpp: float, truth: Path | None, quality: int,
     """Raises UsageError for values out of range, OutputError for names that no file can have."""
     if not (1 <= size[0] <= _LARGEST_PX and 1 <= size[1] <= _LARGEST_PX):
         raise UsageError(f"a sample of {size[0]}x{size[1]} pixels: each side must be 1 to {_LARGEST_PX}")
-    if not (math.isfinite(mpp) and mpp > 0):
-        raise UsageError(f"{mpp} microns per pixel: must be greater than 0")
+    if not _SMALLEST_MPP <= mpp <= _LARGEST_MPP:
+        raise UsageError(f"{mpp} microns per pixel: must be {_SMALLEST_MPP} to {_LARGEST_MPP}")
     if not 1 <= quality <= 100:
         raise UsageError(f"a JPEG quality of {quality}: must be 1 to 100")
     if blank is not None and not 0 <= blank <= 1:
@@ -99,9 +100,14 @@ def _check(path: Path, size: Size, mpp: float, truth: Path | None, quality: int,
 
 
 def _write_files(job: _Job, path: Path, truth: Path | None) -> None:
-    """Both files under temporary names, renamed when both are whole."""
-    parts = [target.with_name(f".{target.name}.{os.getpid()}.part") for target in (path, truth) if target]
+    """Both files under temporary names, renamed when both are whole.
+
+    The names are the same in every run, so that the next one replaces what a kill left.
+    """
+    parts = [target.with_name(f".{target.name}.part") for target in (path, truth) if target]
     try:
+        for part in parts:
+            part.unlink(missing_ok=True)
         with ExitStack() as stack:
             spools = [Spool(stack.enter_context(tempfile.TemporaryFile(dir=part.parent))) for part in parts]
             pool = stack.enter_context(ThreadPoolExecutor(job.threads))
@@ -128,7 +134,7 @@ def _write_files(job: _Job, path: Path, truth: Path | None) -> None:
 
 def _write_pyramid(path: Path, job: _Job, spool: Spool, base: Iterator[bytes], *, colour: bool) -> None:
     """A TIFF of encoded tiles: level 0 from `base`, then the levels of `spool` as reduced images."""
-    sizes = level_sizes(job.size)
+    sizes = level_sizes(job.size, SMALLEST_PX)
     pixels = sum(size.height * size.width for size in sizes)
     kind: dict[str, Any] = (
         {"photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2)}

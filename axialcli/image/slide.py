@@ -46,6 +46,7 @@ class Slide:
     returns. mpp: microns per pixel of level 0 as (y, x), or None; mpp_source: where from, or why not.
     georeference: GeoTIFF's tags. orientation: TIFF's tag 274, not applied. chosen: one sentence on
     which image was chosen and why; images: all that were found. counts: what was done so far.
+    selection: `channels`, `z` and `mpp_override` as they were given to `open_slide`, fit for JSON.
 
     `read` may be called from several threads; each segment is decoded once where one thread reads from
     top to bottom.
@@ -59,7 +60,7 @@ class Slide:
         counts: Counts,
         workers: Workers,
         cache: SegmentCache,
-        mpp_override: float | None,
+        selection: dict[str, Any],
     ) -> None:
         self.path = path
         self.format = made.format
@@ -74,12 +75,14 @@ class Slide:
         self.chosen = made.chosen
         self.images: tuple[FoundImage, ...] = made.images
         self.counts = counts
+        self.selection = selection
         self._sources: Sequence[LevelSource] = made.sources
         self._close = made.close
-        self._files = made.files
+        self._others = made.files
         self._workers = workers
         self._cache = cache
         self._closed = False
+        mpp_override: float | None = selection["mpp_override"]
         if mpp_override is not None:
             self.mpp, self.mpp_source = (mpp_override, mpp_override), "given by hand"
         self.levels: tuple[Level, ...] = tuple(
@@ -91,6 +94,11 @@ class Slide:
             )
             for source in made.sources
         )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the picture: `path` itself, then those that a picture of several files names."""
+        return (self.path, *self._others)
 
     def read(self, level: int, box: Box | tuple[int, int, int, int]) -> NDArray[Any]:
         """The pixels of `box` (y0, x0, y1, x1), [H, W, C] in the slide's dtype.
@@ -135,9 +143,9 @@ class Slide:
         self._workers.run(work, jobs, at_once=len(jobs))
 
     def fingerprint(self) -> str:
-        """SHA-256 over the size, the time of change and the first and last MiB of the file."""
+        """SHA-256 over the size, the time of change and the first and last MiB of each of `files`."""
         digest = hashlib.sha256()
-        for path in (self.path, *self._files):
+        for path in self.files:
             try:
                 with path.open("rb") as file:
                     facts = os.fstat(file.fileno())

@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from axialcli.geometry import Box, Size, whole
+from axialcli.geometry import Box, Size, level_sizes, whole
 from axialcli.image.textures import UInt8, UInt32
 from axialcli.image.tissue import PANE_W, Pane, Tissue
 
@@ -26,14 +26,6 @@ _ROWS_AHEAD = 2
 _EVEN_BYTES = np.uint32(0x00FF00FF)
 
 Scalar = TypeVar("Scalar", np.uint8, np.uint32)
-
-
-def level_sizes(size: Size) -> list[Size]:
-    """Level 0 and its halves, rounded up, to the first that is small enough."""
-    sizes = [size]
-    while max(sizes[-1]) > SMALLEST_PX:
-        sizes.append(Size((sizes[-1].height + 1) // 2, (sizes[-1].width + 1) // 2))
-    return sizes
 
 
 class Spool:
@@ -93,7 +85,8 @@ class Sweep:
         self._painter, self._size, self._quality, self._pool = painter, size, quality, pool
         self._slide, self._truth, self._progress = slide, truth, progress
         self._done_px = 0
-        self._reduced = [_Level(size=below, band=_band(below)) for below in level_sizes(size)[1:]]
+        below = level_sizes(size, SMALLEST_PX)[1:]
+        self._reduced = [_Level(size=smaller, band=_band(smaller)) for smaller in below]
 
     def slide_tiles(self) -> Iterator[bytes]:
         """JPEG tiles of level 0, row-major. The next rows are painted while one is written."""

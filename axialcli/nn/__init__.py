@@ -11,6 +11,9 @@ from axialcli.errors import ModelError
 from axialcli.nn.axial_segmenter import AxialSegmenter, AxialSegmenterConfig
 from axialcli.nn.pixel_classifier import PixelClassifier, PixelClassifierConfig
 
+MAX_SIZE = 4096
+"""Of every setting: far above what runs, far below what takes minutes to build."""
+
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
     "axial_segmenter": (AxialSegmenterConfig, AxialSegmenter),
     "pixel_classifier": (PixelClassifierConfig, PixelClassifier),
@@ -20,16 +23,30 @@ ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
 def build_network(architecture: str, **config: Any) -> nn.Module:
     """A network with fresh weights, from the name and the sizes that a model file gives.
 
-    Raises ModelError for a name or a setting that nobody knows.
+    Raises ModelError for a name or a setting that nobody knows, and for sizes that make no network.
     """
     if architecture not in ARCHITECTURES:
         raise ModelError(f"architecture '{architecture}' is not one of {', '.join(ARCHITECTURES)}")
     config_type, network_type = ARCHITECTURES[architecture]
-    known = {field.name for field in dataclasses.fields(config_type)}
-    if unknown := sorted(set(config) - known):
+    defaults = {field.name: field.default for field in dataclasses.fields(config_type)}
+    if unknown := sorted(config.keys() - defaults.keys()):
         raise ModelError(f"architecture '{architecture}' has no setting {', '.join(unknown)}")
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    for key, value in settings.items():
+        if not _is_size(value, defaults[key]):
+            raise ModelError(
+                f"architecture '{architecture}': {key} is {value!r:.40}; "
+                f"it takes whole numbers from 1 to {MAX_SIZE}, shaped like {defaults[key]}"
+            )
     try:
         return network_type(config_type(**settings))
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"architecture '{architecture}': {error}") from error
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"architecture '{architecture}': {reason}") from error
+
+
+def _is_size(value: object, default: object) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and len(value) == len(default) and all(_is_size(v, 1) for v in value)
+    # True is an int as well, and is no size.
+    return type(value) is int and 1 <= value <= MAX_SIZE

@@ -33,7 +33,7 @@ from axialcli.output.publishing import publish, publish_all
 from axialcli.output.report import class_areas, write_report
 from axialcli.output.sink import Sink
 from axialcli.output.spool import TileSpool
-from axialcli.output.targets import Outputs, check_outputs
+from axialcli.output.targets import Outputs, check_outputs, note_publishing
 
 __all__ = [
     "OVERLAY_FILE",
@@ -49,6 +49,7 @@ __all__ = [
     "WorkFolder",
     "check_outputs",
     "class_areas",
+    "note_publishing",
     "output_error",
     "overlay",
     "partial_folder",

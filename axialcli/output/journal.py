@@ -22,8 +22,9 @@ MASK_FILE = "mask.tif"
 PROBS_FILE = "probs.tif"
 OVERLAY_FILE = "overlay.png"
 REPORT_FILE = "report.json"
+PUBLISHING_FILE = "publishing.json"
 _FORMAT = 1
-_OURS = (JOURNAL, MASK_FILE, PROBS_FILE, OVERLAY_FILE, REPORT_FILE, *SPOOL_FILES)
+_OURS = (JOURNAL, MASK_FILE, PROBS_FILE, OVERLAY_FILE, REPORT_FILE, PUBLISHING_FILE, *SPOOL_FILES)
 
 
 class Journal:
@@ -47,15 +48,15 @@ class Journal:
             self._file.truncate(self._end)
 
     @classmethod
-    def open(cls, path: Path, fingerprint: Mapping[str, Any], *, extra_files: Iterable[str] = ()) -> Journal:
+    def open(cls, path: Path, fingerprint: Mapping[str, Any]) -> Journal:
         """Continues the work in the folder `path`, or starts it anew there.
 
         fingerprint: a dict for JSON of all that decides the output's bytes; where it differs from
         the journal's, or the journal is damaged, the work there is deleted and `restarted` says
-        why. extra_files: more names that axial may keep in the folder. Raises OutputError where
+        why. Raises OutputError where
         the folder cannot be written, is in use, or holds files of others.
         """
-        folder = WorkFolder.open(path, (*_OURS, *extra_files))
+        folder = WorkFolder.open(path, _OURS)
         try:
             return cls(folder, fingerprint)
         except BaseException:

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from axialcli.geometry import Block, Box, whole
+from axialcli.geometry import Block, whole
 from axialcli.output.folder import WorkFolder
 from axialcli.output.info import MaskInfo
 from axialcli.output.journal import MASK_FILE
 from axialcli.output.raster import TiledRaster
 from axialcli.output.reduce import mode_2x2, nearest
+from axialcli.output.spooled import SpooledSink
 from axialcli.output.tiff import write_tiff
 
 _EFFORT = 6
 
 
-class MaskSink:
+class MaskSink(SpooledSink):
     """A Sink for `block.labels_HW`: uint8 labels, tiled 512, zlib, with a pyramid by mode."""
 
     def __init__(self, folder: WorkFolder, info: MaskInfo) -> None:
         """Opens the spool in `folder`. Raises OutputError."""
         self._info = info
         self._path = folder.file(MASK_FILE)
-        self._raster = TiledRaster(
-            folder.path, info.size, planes=1, dtype=np.uint8, effort=_EFFORT, reduce=mode_2x2
+        super().__init__(
+            TiledRaster(folder.path, info.size, planes=1, dtype=np.uint8, effort=_EFFORT, reduce=mode_2x2)
         )
         self._built = False
 
@@ -36,14 +35,6 @@ class MaskSink:
         """Spools the labels of a block. Raises OutputError."""
         self._raster.write(block.box, block.labels_HW[np.newaxis])
         self._built = False
-
-    def has(self, box: Box) -> bool:
-        """Whether every tile of `box` is in the spool, undamaged when it was opened."""
-        return self._raster.has(box)
-
-    def sync(self) -> None:
-        """Returns when the disk holds all tiles. Raises OutputError."""
-        self._raster.sync()
 
     def finish(self) -> Path:
         """Builds pyramid and file in the work folder; returns the file. Raises OutputError."""
@@ -63,18 +54,6 @@ class MaskSink:
         scale = min(1.0, max_px / max(levels[level]))
         height, width = (max(1, round(side * scale)) for side in levels[level])
         return nearest(labels_HW, height, width)
-
-    def close(self) -> None:
-        """Lets go of files and threads; the spool stays."""
-        self._raster.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _build(self) -> None:
         if not self._built:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from axialcli.config import ProbsDtype, check_choice
-from axialcli.geometry import Block, Box
+from axialcli.geometry import Block
 from axialcli.output.folder import WorkFolder
 from axialcli.output.info import MaskInfo
 from axialcli.output.journal import PROBS_FILE
 from axialcli.output.raster import TiledRaster
 from axialcli.output.reduce import mean_2x2
+from axialcli.output.spooled import SpooledSink
 from axialcli.output.tiff import write_tiff
 
 # Probabilities hardly compress: level 1 is twice as fast as 6 and a tenth larger.
 _EFFORT = 1
 
 
-class ProbsSink:
+class ProbsSink(SpooledSink):
     """A Sink for `block.probs_KHW`: K planes, tiled 512, zlib, with a pyramid by mean.
 
     dtype `uint8` holds round(255 p), `float16` holds p. `generic` files have the classes as bands
@@ -35,8 +35,9 @@ class ProbsSink:
         self._info = info
         self._path = folder.file(PROBS_FILE)
         self._layout = "generic" if dtype == "float16" else info.chosen_layout
-        self._raster = TiledRaster(
-            folder.path, info.size, planes=len(info.classes), dtype=dtype, effort=_EFFORT, reduce=mean_2x2
+        planes = len(info.classes)
+        super().__init__(
+            TiledRaster(folder.path, info.size, planes=planes, dtype=dtype, effort=_EFFORT, reduce=mean_2x2)
         )
 
     def write(self, block: Block) -> None:
@@ -44,30 +45,10 @@ class ProbsSink:
         assert block.probs_KHW is not None, block.box
         self._raster.write(block.box, quantised(block.probs_KHW, self._raster.dtype))
 
-    def has(self, box: Box) -> bool:
-        """Whether every tile of `box` is in the spool, undamaged when it was opened."""
-        return self._raster.has(box)
-
-    def sync(self) -> None:
-        """Returns when the disk holds all tiles. Raises OutputError."""
-        self._raster.sync()
-
     def finish(self) -> Path:
         """Builds pyramid and file in the work folder; returns the file. Raises OutputError."""
         self._raster.build_pyramid()
         return write_tiff(self._path, self._raster, self._info, what="probabilities", layout=self._layout)
-
-    def close(self) -> None:
-        """Lets go of files and threads; the spool stays."""
-        self._raster.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def quantised(probs_KHW: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -18,8 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from axialcli.config import MASK_TILE as TILE
 from axialcli.errors import OutputError
-from axialcli.geometry import Box, Size, grid_boxes, whole
-from axialcli.output.reduce import level_sizes
+from axialcli.geometry import Box, Size, grid_boxes, level_sizes, whole
 from axialcli.output.spool import TileSpool
 
 Reduce = Callable[[NDArray[Any]], NDArray[Any]]

@@ -11,17 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from axialcli.geometry import Size
-
-
-def level_sizes(size: Size, smallest_px: int) -> tuple[Size, ...]:
-    """Sizes of the levels from `size` on, each half of the last, until the longer side is <= smallest_px."""
-    sizes = [size]
-    while max(sizes[-1]) > smallest_px:
-        height, width = sizes[-1]
-        sizes.append(Size(-(-height // 2), -(-width // 2)))
-    return tuple(sizes)
-
 
 def mode_2x2(labels_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The most frequent label of each 2x2 pixels; of equally frequent ones the lowest but 0.

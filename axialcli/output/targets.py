@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from axialcli.errors import OutputError, UsageError
+from axialcli.output.files import output_error, write_file
+from axialcli.output.folder import partial_folder
+from axialcli.output.journal import PUBLISHING_FILE, Journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,34 +31,66 @@ class Outputs:
 def check_outputs(
     out: str | Path,
     *,
-    slide: Path,
+    inputs: Iterable[Path],
     probs: str | Path | None = None,
     overlay: str | Path | None = None,
     force: bool = False,
 ) -> Outputs:
-    """The files to write. Raises OutputError where one exists (unless `force`) or its folder does not
-    take files, UsageError where two are the same or one is the slide itself."""
+    """The files to write.
+
+    Raises OutputError where one exists (unless `force`, or a run that is to be continued had begun
+    to publish it) or its folder does not take files; UsageError where two of them or their work
+    folders are the same, or one is among `inputs`, the files that are only to be read.
+    """
     mask = Path(out)
+    if not mask.name:
+        raise OutputError(f"'{out}': is a folder; give a file name")
     outputs = Outputs(
         mask=mask,
         report=mask.with_name(mask.name + ".json"),
         probs=None if probs is None else Path(probs),
         overlay=None if overlay is None else Path(overlay),
     )
-    places = [path.resolve() for path in outputs.all]
+    published = _published(outputs.mask)
+    read = list(inputs)
+    for path in outputs.all:
+        try:
+            _check(path, read, may_exist=force or str(path.resolve()) in published)
+        except (OSError, ValueError) as error:
+            reason = error if isinstance(error, OSError) else OSError(0, str(error))
+            raise output_error(path, reason) from error
+    folders = [partial_folder(path) for path in (outputs.mask, outputs.probs) if path is not None]
+    places = [path.resolve() for path in (*outputs.all, *folders)]
     if len(set(places)) < len(places):
         raise UsageError(
             f"{mask}: two outputs have the same name; mask, report, probabilities and overlay differ"
         )
-    for path, place in zip(outputs.all, places, strict=True):
-        if place == slide.resolve():
-            raise UsageError(f"{path}: is the input; choose another output")
-        if path.is_dir():
-            raise OutputError(f"{path}: is a folder; give a file name")
-        if path.exists() and not force:
-            raise OutputError(f"{path}: exists already; --force overwrites it")
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"{path}: its folder cannot be written; choose another one")
     return outputs
+
+
+def note_publishing(journal: Journal, outputs: Outputs) -> None:
+    """Writes down, before the first file gets its name, which ones will: after a kill in between the
+    same command must not take them for files of others. Raises OutputError."""
+    names = [str(path.resolve()) for path in outputs.all]
+    write_file(journal.folder.file(PUBLISHING_FILE), json.dumps(names).encode())
+
+
+def _published(mask: Path) -> set[str]:
+    try:
+        return set(json.loads((partial_folder(mask) / PUBLISHING_FILE).read_bytes()))
+    except (OSError, ValueError):
+        return set()
+
+
+def _check(path: Path, inputs: list[Path], *, may_exist: bool) -> None:
+    if path.is_dir() or not path.name:
+        raise OutputError(f"{path}: is a folder; give a file name")
+    if path.exists():
+        if any(other.exists() and path.samefile(other) for other in inputs):
+            raise UsageError(f"{path}: is an input; choose another output")
+        if not may_exist:
+            raise OutputError(f"{path}: exists already; --force overwrites it")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: its folder cannot be written; choose another one")

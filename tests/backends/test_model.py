@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from axialcli.backends.torch_model import fold_batch_norms
@@ -37,6 +40,44 @@ def test_uint16_and_float_mean_the_same_picture_as_uint8() -> None:
 
     assert np.abs(model.predict(image.astype(np.uint16) * 257) - want).max() < 1e-6
     assert np.abs(model.predict(image.astype(np.float32)) - want).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        lambda image: image[:, :, ::-1, ::-1],
+        lambda image: image.astype(">u2"),
+        lambda image: image.astype(">f4"),
+        lambda image: np.broadcast_to(image[:, :1], image.shape),
+    ],
+)
+def test_strides_and_byte_order_do_not_matter(
+    seen: Callable[[NDArray[np.uint8]], NDArray[np.generic]],
+) -> None:
+    model = small_model()
+    image = seen(np.random.default_rng(0).integers(0, 256, (1, 3, 6, 5), dtype=np.uint8))
+    plain = np.array(image, dtype=image.dtype.newbyteorder("="), order="C")
+
+    assert np.array_equal(model.predict(image), model.predict(plain))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nan_and_infinity_count_as_0_and_stay_in_the_image(dtype: type[np.generic]) -> None:
+    model = small_model()
+    image = np.full((1, 3, 2, 3), 77, dtype)
+    image[0, 0, 0] = [np.nan, np.inf, -np.inf]
+    given = image.copy()
+
+    probs = model.predict(image)
+
+    assert np.array_equal(probs, model.predict(np.where(np.isfinite(image), image, 0).astype(dtype)))
+    assert np.array_equal(image, given, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["O", "U1", "c8", "i4", "f2", "M8[s]"])
+def test_pixels_of_other_types_are_refused(dtype: str) -> None:
+    with pytest.raises(ModelError, match=r"pixels of type .* are not supported"):
+        small_model().predict(np.zeros((1, 3, 2, 2), dtype))
 
 
 def test_grey_is_replicated_for_three_channels() -> None:

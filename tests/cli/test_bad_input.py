@@ -90,7 +90,7 @@ CASES = [
         "output is the input",
         lambda f: good_slide(f / "slide.tif"),
         2,
-        "slide.tif: is the input; choose another output",
+        "slide.tif: is an input; choose another output",
         ("--out", "slide.tif", "--force"),
     ),
     Case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -76,6 +77,48 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ImageError) as error:
         open_slide(path)
     assert str(error.value) == f"{path}: cannot be opened (Permission denied)"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are for Unix")
+def test_a_pipe_or_a_device_is_refused_at_once_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "slide.tif"
+    os.mkfifo(pipe)
+    for path in (pipe, Path(os.devnull)):
+        with pytest.raises(ImageError) as error:
+            open_slide(path)
+        assert str(error.value) == f"{path}: is a pipe, socket or device; give one picture as a file"
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    with pytest.raises(ImageError) as error:
+        open_slide("sli\0de.tif")
+    assert str(error.value) == r"'sli\x00de.tif': no file can have this name"
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    path = tmp_path / f"{'a' * 300}.tif"
+    with pytest.raises(ImageError) as error:
+        open_slide(path)
+    assert str(error.value) == f"{path}: cannot be opened (File name too long)"
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o000)
+    with pytest.raises(ImageError) as error:
+        open_slide(folder / "slide.tif")
+    assert str(error.value) == f"{folder / 'slide.tif'}: cannot be opened (Permission denied)"
+
+
+def test_a_folder_that_may_not_be_entered_as_the_system_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(ImageError) as error:
+        open_slide("closed/slide.tif")
+    assert str(error.value) == "closed/slide.tif: cannot be opened (Permission denied)"
 
 
 FUZZED = [

@@ -22,8 +22,8 @@ from skimage.morphology import isotropic_dilation
 
 from axialcli.errors import OutputError, UsageError
 from axialcli.geometry import Box, Size, whole
+from axialcli.image import open_slide, sweep
 from axialcli.image import sample as sample_module
-from axialcli.image import sweep
 from axialcli.image.landscape import Landscape
 from axialcli.image.sample import write_sample
 from axialcli.image.tissue import PANE_H, PANE_W, Tissue, tissue
@@ -290,6 +290,10 @@ def test_progress_rises_to_one(tmp_path: Path) -> None:
         ({"size": Size(10, 2**21)}, "2097152"),
         ({"mpp": 0.0}, "microns"),
         ({"mpp": float("nan")}, "microns"),
+        ({"mpp": 1e-300}, "microns"),
+        ({"mpp": 0.9e-3}, "microns"),
+        ({"mpp": 1.1e3}, "microns"),
+        ({"mpp": float("inf")}, "microns"),
         ({"quality": 0}, "quality"),
         ({"blank": 1.5}, "blank"),
     ],
@@ -337,6 +341,31 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_sample(tmp_path / "s.tif", Size(2000, 600), progress=interrupted)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mpp", [1e-3, 1e3])
+def test_the_ends_of_the_range_of_scales_read_back(mpp: float, tmp_path: Path) -> None:
+    write_sample(tmp_path / "s.tif", Size(64, 64), mpp=mpp)
+    with open_slide(tmp_path / "s.tif") as slide:
+        assert slide.mpp == pytest.approx((mpp, mpp), rel=1e-6)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from axialcli.geometry import Size
+from axialcli.image.sample import write_sample
+folder = Path(sys.argv[1])
+write_sample(folder / "s.tif", Size(1500, 64), truth=folder / "t.tif", progress=lambda share: os._exit(9))
+"""
+
+
+def test_what_a_kill_left_is_replaced_by_the_next_run(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False).returncode == 9
+        assert [file.name for file in tmp_path.iterdir()] == [".s.tif.part"]
+    write_sample(tmp_path / "s.tif", Size(64, 64), truth=tmp_path / "t.tif")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["s.tif", "t.tif"]
 
 
 PEAK = """

@@ -220,6 +220,39 @@ def test_a_missing_file_of_an_ome_picture(tmp_path: Path) -> None:
     assert str(error.value) == f"{path}: its file 'channel2.ome.tif' is missing; put it beside it"
 
 
+def test_an_ome_picture_that_asks_for_a_name_too_long_for_a_file(tmp_path: Path) -> None:
+    path, _ = write_ome_files(tmp_path, RGB)
+    data = path.read_bytes()
+    with tifffile.TiffFile(path) as tif:
+        text = tif.pages.first.description
+    tifffile.tiffcomment(path, text.replace("channel2.ome.tif", "a" * 5000))
+    assert path.read_bytes() != data
+    with pytest.raises(ImageError) as error:
+        open_slide(path)
+    assert str(error.value) == f"{path}: its file '{'a' * 80}' is missing; put it beside it"
+
+
+def test_a_picture_of_several_files_names_them_all_its_own_first(tmp_path: Path) -> None:
+    path, _ = write_ome_files(tmp_path, RGB)
+    with open_slide(path) as slide:
+        assert slide.files[0] == path
+        assert set(slide.files) == set(tmp_path.iterdir())
+        assert len(slide.files) == len(set(slide.files)) > 1
+
+
+def test_a_picture_of_one_file_names_that(made: dict[str, Made]) -> None:
+    with open_slide(made["svs"].path) as slide:
+        assert slide.files == (made["svs"].path,)
+
+
+def test_a_slide_remembers_what_was_selected(made: dict[str, Made]) -> None:
+    path = made["qptiff"].path
+    with open_slide(path) as slide:
+        assert slide.selection == {"channels": None, "z": None, "mpp_override": None}
+    with open_slide(path, channels=(4, 1), z=0, mpp_override=0.3) as slide:
+        assert slide.selection == {"channels": [4, 1], "z": 0, "mpp_override": 0.3}
+
+
 def test_ndpi_of_several_levels_and_no_restart_table(tmp_path: Path) -> None:
     path, truth = write_ndpi(tmp_path / "a.ndpi", picture(256, 512), factors=(2, 2), mcu_starts=False)
     with open_slide(path) as slide:

@@ -143,8 +143,8 @@ def test_a_refused_folder_is_not_left_locked(tmp_path: Path) -> None:
 
 def test_remove_takes_the_folder_away(tmp_path: Path) -> None:
     folder = tmp_path / "m.partial"
-    journal = Journal.open(folder, PRINT, extra_files=("features.bin",))
-    journal.folder.file("features.bin").write_bytes(b"1")
+    journal = Journal.open(folder, PRINT)
+    journal.folder.file("mask.tif").write_bytes(b"1")
     assert journal.remove()
     assert list(tmp_path.iterdir()) == []
 

@@ -14,9 +14,8 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
 from axialcli.config import ClassInfo, Layout
-from axialcli.geometry import Block, Box, GeoReference, Size, whole
+from axialcli.geometry import Block, Box, GeoReference, Size, level_sizes, whole
 from axialcli.output import Journal, MaskInfo, MaskSink
-from axialcli.output.reduce import level_sizes
 from axialcli.output.tiff import is_big
 from tests.output.readers import UTM, assert_levels, levels_in_gdal, levels_in_openslide, levels_in_tifffile
 from tests.output.runs import (

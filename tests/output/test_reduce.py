@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from axialcli.geometry import Size
-from axialcli.output.reduce import level_sizes, mean_2x2, mode_2x2
+from axialcli.geometry import Size, level_sizes
+from axialcli.output.reduce import mean_2x2, mode_2x2
 from tests.output.runs import naive_mode
 
 

@@ -1,0 +1,33 @@
+"""Files of models that cannot be opened: the true reason, as one kind of error."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from axialcli.errors import ModelError
+
+
+def is_readable(path: Path) -> bool:
+    """Whether there is a file that opens for reading.
+
+    Raises ModelError with the reason where there is something that does not open, or where the
+    path cannot be the path of a file.
+    """
+    try:
+        # A pipe would block when it is opened, so the kind comes first.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelError(f"{path}: not a file")
+        with path.open("rb"):
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        raise ModelError(f"{str(path)!r}: cannot be the path of a file ({error})") from error
+
+
+def unreadable(path: Path, error: OSError) -> ModelError:
+    """The error for a file that is there and cannot be read."""
+    return ModelError(f"{path}: cannot be read ({error.strerror or error})")

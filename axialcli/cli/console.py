@@ -1,0 +1,39 @@
+"""What goes to the terminal: results to stdout, one-line errors to stderr, no control characters."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from axialcli.errors import OutputError
+
+
+def say(text: str) -> None:
+    """Prints a result. A reader that has gone away is no error; a full disk is an OutputError."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def as_text(table: Table) -> str:
+    """A table as text, as wide as the terminal, but not below 100 columns where nobody looks."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
+    text = io.StringIO()
+    Console(file=text, highlight=False, markup=False, width=width).print(table)
+    return text.getvalue().rstrip("\n")
+
+
+def printable(text: str) -> str:
+    """The text with its control characters escaped: names of files cannot play tricks on a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,0 +1,42 @@
+"""Where the command `axial` starts: signals are caught before anything slow is imported."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM arrived: unwind, so that files are closed and locks released, then exit."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+        self.word = "interrupted" if number == signal.SIGINT else "terminated"
+
+
+def main() -> None:
+    """Runs the command line and exits with the code of DESIGN's contract."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        from axialcli.cli.app import run
+
+        code = run(sys.argv[1:])
+    except Stopped as stop:
+        print(f"axial: error: {stop.word}", file=sys.stderr)
+        code = stop.exit_code
+    _ignore()
+    sys.exit(code)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # A second signal would interrupt the unwinding of the first.
+    _ignore()
+    raise Stopped(number)
+
+
+def _ignore() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
