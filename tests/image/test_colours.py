@@ -13,7 +13,7 @@ import tifffile
 
 from axialcli.geometry import Box, whole
 from axialcli.image import Slide, open_slide
-from tests.fixtures.slides import picture
+from tests.fixtures.slides import picture, write_ndpi, write_philips, write_svs
 
 RGB = picture(90, 131)
 GREY = picture(90, 131, 1)[..., 0]
@@ -140,3 +140,16 @@ def test_rgb_jpeg_without_a_colour_transform(tmp_path: Path) -> None:
     with open_slide(path) as slide:
         difference = np.abs(read_all(slide).astype(int) - RGB[:64, :128])
         assert difference.mean() < 3
+
+
+@pytest.mark.parametrize("write", [write_svs, write_philips, write_ndpi])
+def test_a_jpeg_slide_has_the_colours_of_the_picture_that_went_in(tmp_path: Path, write: Any) -> None:
+    """Against the picture itself: readers that all take RGB for YCbCr would agree with each other."""
+    ramp = np.linspace(40, 220, 512).astype(np.uint8)
+    image = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], np.uint8(90)), axis=-1)
+    write(tmp_path / "slide.tif", np.ascontiguousarray(image))
+
+    with open_slide(tmp_path / "slide.tif") as slide:
+        found = slide.read(0, Box(0, 0, 200, 200)).astype(int)
+
+    assert np.abs(found - image[:200, :200]).mean() < 4
