@@ -150,6 +150,7 @@ def test_a_jpeg_slide_has_the_colours_of_the_picture_that_went_in(tmp_path: Path
     write(tmp_path / "slide.tif", np.ascontiguousarray(image))
 
     with open_slide(tmp_path / "slide.tif") as slide:
-        found = slide.read(0, Box(0, 0, 200, 200)).astype(int)
+        # Below the first row of tiles, one of which Philips' fixture leaves out.
+        found = slide.read(0, Box(80, 0, 280, 200)).astype(int)
 
-    assert np.abs(found - image[:200, :200]).mean() < 4
+    assert np.abs(found - image[80:280, :200]).mean() < 4
