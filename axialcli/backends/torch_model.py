@@ -49,10 +49,8 @@ class TorchModel(Model):
 
 
 def _build(spec: ModelSpec, where: str) -> nn.Module:
-    # Without memory of its own: the weights of the file, once they fit, bound what a network takes.
     try:
-        with torch.device("meta"):
-            return build_network(spec.architecture, **spec.config)
+        return build_network(spec.architecture, **spec.config)
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
 
@@ -97,7 +95,6 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) 
                 f"the network wants {tuple(tensor.shape)}"
             )
         _check_values(name, weights[name], where)
-    network.to_empty(device="cpu")
     network.load_state_dict({k: v.float() for k, v in weights.items() if k in wanted}, strict=False)
 
 

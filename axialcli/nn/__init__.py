@@ -11,8 +11,17 @@ from axialcli.errors import ModelError
 from axialcli.nn.axial_segmenter import AxialSegmenter, AxialSegmenterConfig
 from axialcli.nn.pixel_classifier import PixelClassifier, PixelClassifierConfig
 
-MAX_SIZE = 4096
-"""Of every setting: far above what runs, far below what takes minutes to build."""
+LARGEST = {
+    "in_channels": 64,
+    "classes": 256,
+    "width": 512,
+    "depth": 32,
+    "heads": 64,
+    "span": 1025,
+    "mlp_ratio": 8,
+}
+"""Of each setting: far above what runs, and together under 1 GB of weights, so that a description of a
+few bytes cannot ask for more."""
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
     "axial_segmenter": (AxialSegmenterConfig, AxialSegmenter),
@@ -33,10 +42,10 @@ def build_network(architecture: str, **config: Any) -> nn.Module:
         raise ModelError(f"architecture '{architecture}' has no setting {', '.join(unknown)}")
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     for key, value in settings.items():
-        if not _is_size(value, defaults[key]):
+        if not _is_size(value, defaults[key], LARGEST[key]):
             raise ModelError(
                 f"architecture '{architecture}': {key} is {value!r:.40}; "
-                f"it takes whole numbers from 1 to {MAX_SIZE}, shaped like {defaults[key]}"
+                f"it takes whole numbers from 1 to {LARGEST[key]}, shaped like {defaults[key]}"
             )
     try:
         return network_type(config_type(**settings))
@@ -45,8 +54,12 @@ def build_network(architecture: str, **config: Any) -> nn.Module:
         raise ModelError(f"architecture '{architecture}': {reason}") from error
 
 
-def _is_size(value: object, default: object) -> bool:
+def _is_size(value: object, default: object, largest: int) -> bool:
     if isinstance(default, tuple):
-        return isinstance(value, tuple) and len(value) == len(default) and all(_is_size(v, 1) for v in value)
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(default)
+            and all(_is_size(part, 1, largest) for part in value)
+        )
     # True is an int as well, and is no size.
-    return type(value) is int and 1 <= value <= MAX_SIZE
+    return type(value) is int and 1 <= value <= largest
