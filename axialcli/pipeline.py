@@ -136,7 +136,6 @@ class _Run:
     ) -> None:
         self.slide, self.model, self.outputs, self.settings = slide, model, outputs, settings
         self.progress = progress
-        self._main_journal: Journal | None = None
         self.stopwatch = Stopwatch()
         self.view = choose_view(slide, model, settings)
         level = slide.levels[self.view.level]
@@ -171,19 +170,23 @@ class _Run:
             journals = [journal]
             if self.outputs.probs:
                 fingerprint = {**self.fingerprint, "probs": self.settings.probs_dtype}
-                journals.append(self._open_journal(stack, self.outputs.probs, fingerprint))
+                journals.append(self._open_journal(stack, self.outputs.probs, fingerprint, journal))
                 probs = ProbsSink(journals[1].folder, self._mask_info(), dtype=self.settings.probs_dtype)
                 sinks.append(stack.enter_context(probs))
             resumed = self._stream(journal, sinks)
             return self._publish(journal, mask, sinks, journals, resumed)
 
-    def _open_journal(self, stack: ExitStack, out: Path, fingerprint: dict[str, Any]) -> Journal:
-        """A journal that ends with the stack; without a trace where it failed before the first block."""
+    def _open_journal(
+        self, stack: ExitStack, out: Path, fingerprint: dict[str, Any], main: Journal | None = None
+    ) -> Journal:
+        """A journal that ends with the stack; without a trace where the run failed before its first block.
+
+        main: the journal that records the blocks, where it is another one.
+        """
         journal = stack.enter_context(Journal.open(partial_folder(out), fingerprint))
-        self._main_journal = self._main_journal or journal
 
         def forget(kind: type[BaseException] | None, *_: object) -> None:
-            if kind is not None and self._main_journal is not None and not self._main_journal.done:
+            if kind is not None and not (main or journal).done:
                 journal.remove()
 
         stack.push(forget)
@@ -279,13 +282,12 @@ class _Run:
     def _earlier_strips(self) -> list[int] | None:
         """The strips of the run that is to be continued: measured memory could plan others today."""
         earlier = Journal.earlier(partial_folder(self.outputs.mask))
-        same = earlier is not None and all(earlier.get(key) == said for key, said in self._plain().items())
-        return earlier["strips"] if earlier is not None and same else None
-
-    def _plain(self) -> dict[str, Any]:
-        """The fingerprint as a journal gives it back: JSON knows no tuples."""
-        plain: dict[str, Any] = json.loads(json.dumps(self.fingerprint))
-        return plain
+        # As a journal gives it back: JSON knows no tuples.
+        wanted = json.loads(json.dumps(self.fingerprint))
+        if earlier is None or any(earlier.get(key) != said for key, said in wanted.items()):
+            return None
+        strips: list[int] = earlier["strips"]
+        return strips
 
     def _report(self, journal: Journal, resumed: int) -> dict[str, Any]:
         pixels_K = journal.counts(self.engine.plan.boxes(self.view.size))

@@ -70,7 +70,7 @@ def train(recipe: dict[str, Any], data: Path, run: Path) -> None:
 
     mean, std = (torch.tensor(recipe["input"][key], device=device).view(3, 1, 1) for key in ("mean", "std"))
     started, running = time.perf_counter(), 0.0
-    freeze_from = steps - recipe["optimiser"]["frozen_norm_steps"]
+    freeze_from = steps - settings["frozen_norm_steps"]
     with ahead(batches(recipe, read_pictures(data, "train"), step), depth=4) as ready:
         for image_BHWC, label_BHW in ready:
             network.train()

@@ -8,7 +8,7 @@ from axialcli.backends.files import is_readable
 from axialcli.errors import ModelError
 
 DEFAULT_MODEL = "nuclei"
-WEIGHTS, CARD = "model.safetensors", "README.md"
+WEIGHTS = "model.safetensors"
 
 
 def zoo_folder() -> Path:

@@ -10,10 +10,9 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from axialcli.errors import OutputError
+from axialcli.output.closing import Closing
 from axialcli.output.files import sync_folder, writing
 
 LOCK = "lock"
@@ -24,7 +23,7 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-class WorkFolder:
+class WorkFolder(Closing):
     """A folder of ours, held by at most one run at a time; the lock dies with the process."""
 
     def __init__(self, path: Path, names: frozenset[str], lock: int) -> None:
@@ -85,14 +84,6 @@ class WorkFolder:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _make(path: Path) -> bool:

@@ -6,13 +6,13 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from axialcli.geometry import Box
+from axialcli.output.closing import Closing
 from axialcli.output.files import open_file, sync_file, sync_folder, write_at, writing
 from axialcli.output.folder import WorkFolder
 from axialcli.output.spool import SPOOL_FILES
@@ -27,7 +27,7 @@ _FORMAT = 1
 _OURS = (JOURNAL, MASK_FILE, PROBS_FILE, OVERLAY_FILE, REPORT_FILE, PUBLISHING_FILE, *SPOOL_FILES)
 
 
-class Journal:
+class Journal(Closing):
     """The work folder's record of finished blocks: one checksummed, synced line each.
 
     folder: the locked WorkFolder. restarted: why earlier work there was dropped, or None.
@@ -108,14 +108,6 @@ class Journal:
         """Ends the lock; the work stays, to be continued."""
         self._file.close()
         self.folder.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _continue(self, wanted: dict[str, Any]) -> bool:
         """Reads the journal; False, with the reason in `restarted`, where it is of no use."""

@@ -11,10 +11,9 @@ import threading
 import zlib
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from axialcli.errors import OutputError
+from axialcli.output.closing import Closing
 from axialcli.output.files import open_file, sync_file, sync_folder, write_at, writing
 
 TILES = "tiles.bin"
@@ -28,7 +27,7 @@ _RECORD_BYTES = _RECORD.size + _CHECK.size
 _READ_BYTES = 4 << 20
 
 
-class TileSpool:
+class TileSpool(Closing):
     """An append-only store of byte strings, named by (level, tile index); safe to share by threads.
 
     level: 0..255. index: 0..2**32-1. A tile that is put twice is the second one. Memory: about
@@ -100,14 +99,6 @@ class TileSpool:
         """Closes both files; nothing is deleted."""
         self._tiles.close()
         self._index.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _read(self, offset: int, length: int) -> bytes:
         self._tiles.seek(offset)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from axialcli.geometry import Box
+from axialcli.output.closing import Closing
 from axialcli.output.raster import TiledRaster
 
 
-class SpooledSink:
+class SpooledSink(Closing):
     """The part of a Sink that speaks to the spool; `write` and `finish` are the subclass's."""
 
     def __init__(self, raster: TiledRaster) -> None:
@@ -27,11 +25,3 @@ class SpooledSink:
     def close(self) -> None:
         """Lets go of files and threads; the spool stays."""
         self._raster.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
