@@ -22,8 +22,6 @@ class PixelClassifier(nn.Module):
     network against which everything around a network is measured.
     """
 
-    receptive_field_px = 0
-
     def __init__(self, config: PixelClassifierConfig) -> None:
         super().__init__()
         self.head = nn.Conv2d(config.in_channels, config.classes, 1)

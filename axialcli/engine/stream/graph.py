@@ -1,0 +1,148 @@
+"""The graph of a network's operators, on the grid of one picture.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from axialcli.engine.stream.operators import Operator
+from axialcli.engine.stream.reach import Reach
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A tensor of the whole picture: its shape, and which dimensions are the height and the width.
+
+    The first dimension is the batch, of size 1.
+    """
+
+    shape: tuple[int, ...]
+    row_dim: int
+    column_dim: int
+
+    @property
+    def height(self) -> int:
+        return self.shape[self.row_dim]
+
+    @property
+    def width(self) -> int:
+        return self.shape[self.column_dim]
+
+    @property
+    def depth(self) -> int:
+        """Numbers per position."""
+        return math.prod(self.shape) // (self.height * self.width)
+
+    def with_size(self, height: int, width: int, channels: int | None = None) -> Plane:
+        """The same layout with another size; channels: of dimension 1, for layout [B, C, H, W]."""
+        shape = list(self.shape)
+        shape[self.row_dim], shape[self.column_dim] = height, width
+        if channels is not None:
+            shape[1] = channels
+        return Plane(tuple(shape), self.row_dim, self.column_dim)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator at its place in the graph. inputs: indices of nodes. operator: None for a source."""
+
+    name: str
+    operator: Operator | None
+    inputs: tuple[int, ...]
+    plane: Plane
+    rate: Fraction
+    """Rows of this node per row of pixels."""
+
+
+@dataclass
+class Graph:
+    """Nodes in an order in which each comes after its inputs; sources first fed from outside."""
+
+    nodes: list[Node] = field(default_factory=list)
+    output: int = -1
+
+    def add(self, name: str, operator: Operator, inputs: Sequence[int], plane: Plane) -> int:
+        """Appends a node; returns its index."""
+        row, _ = operator.reaches[0]
+        rate = self.nodes[inputs[0]].rate * Fraction(row.per, row.step)
+        self.nodes.append(Node(name, operator, tuple(inputs), plane, rate))
+        return len(self.nodes) - 1
+
+    def add_source(self, name: str, plane: Plane, rate: Fraction = Fraction(1)) -> int:
+        """Appends a node that is fed from outside; returns its index."""
+        self.nodes.append(Node(name, None, (), plane, rate))
+        return len(self.nodes) - 1
+
+    def consumers(self) -> list[list[tuple[int, int]]]:
+        """Of each node the (node, input number) pairs that read it."""
+        found: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
+            for number, source in enumerate(node.inputs):
+                found[source].append((index, number))
+        return found
+
+    def reach(self, index: int, number: int) -> tuple[Reach, Reach]:
+        """What node `index` needs of its input `number`, along the height and along the width."""
+        operator = self.nodes[index].operator
+        assert operator is not None
+        return operator.reaches[number]
+
+    @property
+    def stride(self) -> int:
+        """Pixels after which the network's grids repeat: the least common multiple of all strides."""
+        return math.lcm(*((1 / node.rate).numerator for node in self.nodes))
+
+    @property
+    def barriers(self) -> list[int]:
+        """Nodes of which every row needs every row of an input."""
+        return [
+            index
+            for index, node in enumerate(self.nodes)
+            if node.operator is not None and any(rows.whole for rows, _ in node.operator.reaches)
+        ]
+
+    def receptive_field_px(self) -> int | None:
+        """How far to each side, in pixels, an output pixel depends on the input; None: without a bound."""
+        sides = [self._receptive_field(axis) for axis in (0, 1)]
+        return None if None in sides else max(side for side in sides if side is not None)
+
+    def _receptive_field(self, axis: int) -> int | None:
+        if any(
+            reaches[axis].whole for node in self.nodes if node.operator for reaches in node.operator.reaches
+        ):
+            return None
+        # Blocks of windows and phases of strides repeat; far from 0 nothing is negative.
+        period = math.lcm(self.stride, *(math.ceil(node_period) for node_period in self._periods(axis)))
+        return max(self._spread(axis, at) for at in range(64 * period, 65 * period))
+
+    def _periods(self, axis: int) -> list[Fraction]:
+        """Pixels after which each node's needs repeat."""
+        return [
+            reaches[axis].block / self.nodes[source].rate
+            for node in self.nodes
+            if node.operator
+            for source, reaches in zip(node.inputs, node.operator.reaches, strict=True)
+        ]
+
+    def _spread(self, axis: int, at: int) -> int:
+        """How far output `at` looks, in pixels."""
+        needed: dict[int, tuple[int, int]] = {self.output: (at, at + 1)}
+        widest = 0
+        for index in range(len(self.nodes) - 1, -1, -1):
+            if index not in needed:
+                continue
+            start, stop = needed[index]
+            node = self.nodes[index]
+            if node.operator is None:
+                widest = max(widest, at - start, stop - 1 - at)
+                continue
+            for source, reaches in zip(node.inputs, node.operator.reaches, strict=True):
+                low, high = reaches[axis].needs(start, stop)
+                old = needed.get(source, (low, high))
+                needed[source] = (min(low, old[0]), max(high, old[1]))
+        return widest

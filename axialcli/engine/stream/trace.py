@@ -1,0 +1,146 @@
+"""From an ordinary nn.Module to the graph of its operators.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from axialcli.engine.stream.graph import Graph, Plane
+from axialcli.engine.stream.rules import FUNCTIONS, MODULES, Builder, NotStreamable, Value
+from axialcli.geometry import Size
+
+
+class _Tracer(fx.Tracer):
+    """Follows the network's own code down to the modules that a rule knows."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return type(module) in MODULES or super().is_leaf_module(module, name)
+
+
+def trace(network: nn.Module, channels: int, size: Size) -> Graph:
+    """The graph of a network on a picture of that many channels and that size.
+
+    Sizes are followed as numbers, so that crops and paddings that depend on them are known. Raises
+    NotStreamable where the code cannot be followed, or an operator has no rule.
+    """
+    try:
+        traced = _Tracer().trace(network)
+    except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise NotStreamable(f"the network's code cannot be followed ({reason:.80})") from error
+    graph = Graph()
+    source = Plane((1, channels, size.height, size.width), 2, 3)
+    build = Builder(graph)
+    values: dict[fx.Node, Any] = {}
+    for node in traced.nodes:
+        args, kwargs = (fx.map_arg(part, lambda used: values[used]) for part in (node.args, node.kwargs))
+        build.name = node.name
+        if node.op == "placeholder":
+            if graph.nodes:
+                raise NotStreamable("the network takes more than a picture")
+            values[node] = Value(graph.add_source(node.name, source), source)
+        elif node.op == "output":
+            return _finish(graph, args[0])
+        elif node.op == "get_attr":
+            values[node] = _attribute(network, str(node.target))
+        else:
+            values[node] = _call(build, node, network, args, kwargs)
+    raise NotStreamable("the network has no output")
+
+
+def _finish(graph: Graph, made: Any) -> Graph:
+    if not isinstance(made, Value):
+        raise NotStreamable("the network gives back more than one picture")
+    graph.output = made.index
+    return _without_unused(graph)
+
+
+def _without_unused(graph: Graph) -> Graph:
+    """The same graph without nodes that the output does not need."""
+    used = {graph.output}
+    for index in range(len(graph.nodes) - 1, -1, -1):
+        if index in used:
+            used.update(graph.nodes[index].inputs)
+    order = sorted(used)
+    place = {old: new for new, old in enumerate(order)}
+    kept = Graph(output=place[graph.output])
+    for old in order:
+        node = graph.nodes[old]
+        if node.operator is None:
+            kept.add_source(node.name, node.plane, node.rate)
+        else:
+            kept.add(node.name, node.operator, [place[source] for source in node.inputs], node.plane)
+    return kept
+
+
+def _attribute(network: nn.Module, path: str) -> Tensor:
+    found: Any = network
+    for part in path.split("."):
+        found = getattr(found, part)
+    if not isinstance(found, Tensor):
+        raise NotStreamable(f"the network uses '{path}', which is no tensor")
+    return found
+
+
+def _call(build: Builder, node: fx.Node, network: nn.Module, args: Any, kwargs: Any) -> Any:
+    """What a call of the network's code makes: a Value through its rule, or a plain number."""
+    if node.op == "call_module":
+        module = network.get_submodule(str(node.target))
+        kind = type(module).__name__
+        rule = MODULES.get(type(module))
+        args = (module, *args)
+    else:
+        kind = str(getattr(node.target, "__name__", node.target))
+        of_picture = any(isinstance(part, Value) for part in _flat([*args, *kwargs.values()]))
+        if not of_picture or kind in ("getattr", "size", "dim"):
+            return _plain(node, kind, args, kwargs)
+        rule = FUNCTIONS.get(kind.rstrip("_"))
+    if rule is None:
+        raise NotStreamable(f"operator '{kind}' (node {node.name}) has no rule for streaming")
+    try:
+        return rule(build, *args, **kwargs)
+    except NotStreamable as refused:
+        raise NotStreamable(f"operator '{kind}' (node {node.name}) {refused}") from refused
+    except (TypeError, IndexError, AttributeError) as error:
+        raise NotStreamable(
+            f"operator '{kind}' (node {node.name}) is called in a way that has no rule ({error!s:.60})"
+        ) from error
+
+
+def _plain(node: fx.Node, kind: str, args: Any, kwargs: Any) -> Any:
+    """Numbers that the code computes from sizes."""
+    if args and isinstance(args[0], Value):
+        value = args[0]
+        if kind == "getattr" and args[1] == "shape":
+            return value.shape
+        if kind == "size":
+            return (
+                value.shape
+                if len(args) == 1 and not kwargs
+                else value.shape[args[1] if len(args) > 1 else kwargs["dim"]]
+            )
+        if kind == "dim":
+            return len(value.shape)
+        raise NotStreamable(
+            f"the network asks for '{args[1] if len(args) > 1 else kind}' of a picture (node {node.name})"
+        )
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    if isinstance(node.target, str):
+        raise NotStreamable(f"the network's code cannot be followed (node {node.name})")
+    return node.target(*args, **kwargs)
+
+
+def _flat(parts: Any) -> list[Any]:
+    """All parts of nested tuples and lists."""
+    found: list[Any] = []
+    for part in parts:
+        found += _flat(part) if isinstance(part, (tuple, list)) else [part]
+    return found
+
+
+__all__ = ["NotStreamable", "trace"]

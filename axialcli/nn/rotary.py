@@ -1,0 +1,33 @@
+"""Rotary positions: relative, of any length, without a table."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BASE = 100.0
+"""Ratio of the fastest to the slowest turn: pictures have shorter axes than texts (which take 10,000)."""
+
+
+def rotate_(heads: Tensor, *, along: int, start: int) -> Tensor:
+    """Turns queries or keys by angles that grow with their position, in place; returns them.
+
+    heads: [B, *grid, A, D], D even. Along grid axis `along` the positions are start, start + 1, ...
+    Channels i and i + D / 2 are a pair, turned by position * BASE ** (-2 i / D). The product of a query
+    and a key then depends on the distance between them, and on no position.
+
+    Source: Su et al. 2021 (arXiv 2104.09864, equation 34); the base for pictures is that of Heo et al.
+    2024 (arXiv 2403.13298).
+    """
+    half = heads.shape[-1] // 2
+    # In float64 until the sine is taken: a position of 100,000 leaves float32 two digits of its angle.
+    steps = torch.arange(half, dtype=torch.float64, device=heads.device)
+    places = torch.arange(start, start + heads.shape[along], dtype=torch.float64, device=heads.device)
+    angles = places[:, None] * BASE ** (-steps / half)
+    angles = angles.view(-1, *[1] * (heads.ndim - 2 - along), half)
+    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
+    first, second = heads[..., :half], heads[..., half:]
+    turned_first, turned_second = first * cos - second * sin, second * cos + first * sin
+    first.copy_(turned_first)
+    second.copy_(turned_second)
+    return heads
