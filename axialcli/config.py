@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from axialcli.errors import UsageError
@@ -13,9 +14,15 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Layout = Literal["auto", "ome", "ome-strict", "generic"]
 ProbsDtype = Literal["uint8", "float16"]
+EngineName = Literal["stream", "tiles"]
+EngineChoice = Literal["auto", "stream", "tiles"]
+StoreDtype = Literal["float32", "float16"]
 
 MASK_TILE = 512
 """Side of the mask's tiles, in pixels. Blocks start on this grid."""
+
+MAX_WINDOWS = 1000
+"""More windows than this say no more about a slide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,30 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * 1024**power)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BackgroundColour:
+    """A background as it is given: red, green, blue and how far a pixel may be from them, all in 0..255."""
+
+    colour: tuple[int, int, int]
+    tolerance: int
+
+
+def parse_background(text: str) -> Literal["auto", "off"] | BackgroundColour:
+    """`auto`, `off`, or a colour and a tolerance such as `#f4f4f4:6`. Raises UsageError."""
+    if text == "auto":
+        return "auto"
+    if text == "off":
+        return "off"
+    match = re.fullmatch(r"#([0-9a-fA-F]{6}):(\d{1,3})", text)
+    if not match or int(match[2]) > 255:
+        raise UsageError(
+            f"--background is '{text}': choose auto, off, or a colour and a tolerance of 0 to 255, "
+            "such as #f4f4f4:6"
+        )
+    red, green, blue = bytes.fromhex(match[1])
+    return BackgroundColour(colour=(red, green, blue), tolerance=int(match[2]))
+
+
 def check_choice(name: str, value: str, kind: object) -> None:
     """Raises UsageError unless `value` is one of the literals of `kind`."""
     allowed = get_args(kind)
@@ -54,6 +85,10 @@ class PredictSettings:
     of the machine's memory. level or mpp: the resolution to predict at; neither: the model's own.
     mpp_override: microns per pixel of level 0, instead of what the file says. channels, z: 0-based.
     palette: colours in the mask, None where the layout's readers honour them.
+    engine: auto streams where the network can be streamed. background: off, auto, or a colour and a
+    tolerance as `parse_background` reads them: blank pixels are set to one colour and skipped.
+    scratch: the folder for the features of a stream that needs the whole height; store_dtype: how
+    they are kept there. certify: how many windows are compared with a run of their own, 0 to 1000.
     Raises UsageError for values that contradict each other.
     """
 
@@ -70,11 +105,21 @@ class PredictSettings:
     layout: Layout = "auto"
     palette: bool | None = None
     probs_dtype: ProbsDtype = "uint8"
+    engine: EngineChoice = "auto"
+    background: str = "off"
+    scratch: str | Path | None = None
+    store_dtype: StoreDtype = "float32"
+    certify: int = 0
 
     def __post_init__(self) -> None:
         check_choice("--blend", self.blend, Blend)
         check_choice("--layout", self.layout, Layout)
         check_choice("--probs-dtype", self.probs_dtype, ProbsDtype)
+        check_choice("--engine", self.engine, EngineChoice)
+        check_choice("--store-dtype", self.store_dtype, StoreDtype)
+        parse_background(self.background)
+        if not 0 <= self.certify <= MAX_WINDOWS:
+            raise UsageError(f"--certify is {self.certify}: choose 0 to {MAX_WINDOWS} windows")
         if self.level is not None and self.mpp is not None:
             raise UsageError("--level and --mpp both choose the resolution: give one of them")
         if not 16 <= self.tile <= 16384:

@@ -58,6 +58,10 @@ class Box(NamedTuple):
             min(self.x1, other.x1),
         )
 
+    def contains(self, other: Box) -> bool:
+        """Whether all of `other` lies inside."""
+        return self.y0 <= other.y0 and other.y1 <= self.y1 and self.x0 <= other.x0 and other.x1 <= self.x1
+
     def within(self, outer: Box) -> tuple[slice, slice]:
         """Slices that pick this box out of an array that covers `outer`."""
         return (
@@ -88,15 +92,32 @@ def grid_boxes(box: Box, cell: int) -> Iterator[Box]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WindowFigures:
+    """How one window of a certificate compares with a run of its own.
+
+    differing: pixels of another class. largest, median: over the pixels, of the largest difference of
+    a pixel's logits, after the mean over the classes is taken off both.
+    """
+
+    box: Box
+    differing: int
+    largest: float
+    median: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """A finished rectangle of the output; it starts on the mask's tile grid and never changes again.
 
     labels_HW: uint8 class indices. probs_KHW: float32 in 0..1, or None where nobody asked for them.
+    windows: the windows of a certificate that lie inside `box`, each with its logits, float32 [K, H, W]
+    (one plane for a model of one logit).
     """
 
     box: Box
     labels_HW: NDArray[np.uint8]
     probs_KHW: NDArray[np.float32] | None = None
+    windows: tuple[tuple[Box, NDArray[np.float32]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

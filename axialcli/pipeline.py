@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -12,40 +10,39 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from axialcli import __version__
 from axialcli.backends import DEFAULT_MODEL, Model, load_model
 from axialcli.backends.zoo import model_files
 from axialcli.config import Device, Dtype, PredictSettings
-from axialcli.engine import Stopwatch, TileEngine, ahead, machine_bytes, peak_resident_bytes
-from axialcli.errors import UsageError
-from axialcli.geometry import Block, whole
-from axialcli.image import Slide, SlideView, open_slide
-from axialcli.output import (
-    OVERLAY_FILE,
-    OVERLAY_MAX_PX,
-    REPORT_FILE,
-    Journal,
-    MaskInfo,
-    MaskSink,
-    Outputs,
-    ProbsSink,
-    Sink,
-    check_outputs,
-    class_areas,
-    note_publishing,
-    partial_folder,
-    publish_all,
-    write_overlay,
-    write_report,
+from axialcli.engine import (
+    Certifier,
+    Stopwatch,
+    ahead,
+    choose_engine,
+    choose_view,
+    find_background,
+    make_engine,
+    peak_resident_bytes,
+    unused_by,
 )
-from axialcli.output import overlay as overlay_picture
+from axialcli.errors import UsageError
+from axialcli.geometry import whole
+from axialcli.image import Slide, describe_counts, describe_input, describe_view, open_slide
+from axialcli.output import (
+    OVERLAY_MAX_PX,
+    MaskInfo,
+    Outputs,
+    RunFiles,
+    check_outputs,
+    check_scratch,
+    class_areas,
+    earlier_plan,
+)
 
-SAME_MPP = 0.02
-"""Resolutions that differ by less than this share need no resampling."""
-
-logger = logging.getLogger("axial")
+ELSEWHERE = ("engine", "scratch", "certify", "probs_dtype", "channels", "z", "mpp_override")
+"""Settings that are no part of a mask's fingerprint: the engine that was chosen stands there by itself,
+probabilities have a journal of their own, the slide says what it was opened with, and the others do
+not decide a byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +74,7 @@ def predict(
     also lies beside the mask as OUT.json. Raises an AxialError; OUT is then absent or as it was.
     """
     chosen = PredictSettings(**settings)
+    check_scratch(chosen.scratch)
     with ExitStack() as stack:
         if not isinstance(slide, Slide):
             slide = stack.enter_context(
@@ -89,38 +87,6 @@ def predict(
         if not isinstance(model, Model):
             model = load_model(model, device=device, dtype=dtype)
         return _Run(slide, model, outputs, chosen, progress or (lambda state: None)).report()
-
-
-def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideView:
-    """The grid of the mask: what the settings say, otherwise the model's own resolution.
-
-    A level within the model's range of resolutions is taken as it is; otherwise the slide is
-    resampled to the model's microns per pixel.
-    """
-    wanted = model.spec.input
-    if settings.level is not None:
-        return slide.view(level=settings.level)
-    if settings.mpp is not None:
-        return slide.view(mpp=settings.mpp)
-    if wanted.mpp is None:
-        return slide.view(level=0)
-    if slide.mpp is None:
-        logger.warning(
-            "%s does not say its resolution: level 0 is taken as it is, %s is made for %g microns per "
-            "pixel; give --mpp-override",
-            slide.path,
-            model.spec.name,
-            wanted.mpp,
-        )
-        return slide.view(level=0)
-    finest, coarsest = wanted.mpp_range or (wanted.mpp, wanted.mpp)
-    fitting = [
-        (abs(math.log(mpp / wanted.mpp)), number)
-        for number, level in enumerate(slide.levels)
-        for mpp in [max(slide.mpp[0] * level.downsample[0], slide.mpp[1] * level.downsample[1])]
-        if finest * (1 - SAME_MPP) <= mpp <= coarsest * (1 + SAME_MPP)
-    ]
-    return slide.view(level=min(fitting)[1]) if fitting else slide.view(mpp=wanted.mpp)
 
 
 class _Run:
@@ -138,112 +104,77 @@ class _Run:
         self.progress = progress
         self.stopwatch = Stopwatch()
         self.view = choose_view(slide, model, settings)
-        level = slide.levels[self.view.level]
+        self.found = find_background(settings.background, slide, self.view)
+        self.chosen = choose_engine(settings, model, self.view.size)
         self.fingerprint = self._fingerprint()
-        self.engine = TileEngine(
+        self.certifier = self._certifier() if settings.certify else None
+        level = slide.levels[self.view.level]
+        self.engine = make_engine(
+            self.chosen.name,
             self.view,
             model,
-            tile=settings.tile,
-            overlap=settings.overlap,
-            blend=settings.blend,
-            batch=settings.batch,
-            max_ram_bytes=(
-                machine_bytes() // 2 if settings.max_ram_bytes is None else settings.max_ram_bytes
-            ),
+            settings,
             cached_rows=0 if level.compression == "none" else level.segment.height,
+            background=self.found.background,
+            windows=self.certifier.windows if self.certifier else (),
+            reserved_bytes=self.certifier.reserved_bytes if self.certifier else 0,
             probs=outputs.probs is not None,
             overlay=outputs.overlay is not None,
-            strips=self._earlier_strips(),
+            repeat=earlier_plan(outputs.mask, self.fingerprint),
+            run_name=str(outputs.mask.resolve()),
+            fingerprint=self.fingerprint.copy(),
             stopwatch=self.stopwatch,
         )
-        self.fingerprint |= {
-            "batch": self.engine.batch,
-            "strips": [x0 for x0, _, _ in self.engine.plan.strips],
-        }
+        self.fingerprint["plan"] = self.engine.plan_notes()
 
     def report(self) -> dict[str, Any]:
         """Runs to the end, publishes the files and returns the report."""
-        with ExitStack() as stack:
-            journal = self._open_journal(stack, self.outputs.mask, self.fingerprint)
-            mask = stack.enter_context(MaskSink(journal.folder, self._mask_info()))
-            sinks: list[Sink] = [mask]
-            journals = [journal]
-            if self.outputs.probs:
-                fingerprint = {**self.fingerprint, "probs": self.settings.probs_dtype}
-                journals.append(self._open_journal(stack, self.outputs.probs, fingerprint, journal))
-                probs = ProbsSink(journals[1].folder, self._mask_info(), dtype=self.settings.probs_dtype)
-                sinks.append(stack.enter_context(probs))
-            resumed = self._stream(journal, sinks)
-            return self._publish(journal, mask, sinks, journals, resumed)
+        windows = self.certifier.windows if self.certifier else ()
+        files = RunFiles(
+            self.outputs,
+            self.fingerprint,
+            self._mask_info(),
+            probs_dtype=self.settings.probs_dtype,
+            windows=windows,
+        )
+        with files:
+            resumed = self._stream(files)
+            with self.stopwatch.stage("finish"):
+                files.finish()
+            if self.outputs.overlay:
+                with self.stopwatch.stage("overlay"):
+                    files.draw(self.slide.thumbnail(OVERLAY_MAX_PX))
+            report = self._report(files, resumed)
+            files.publish(report)
+        return report
 
-    def _open_journal(
-        self, stack: ExitStack, out: Path, fingerprint: dict[str, Any], main: Journal | None = None
-    ) -> Journal:
-        """A journal that ends with the stack; without a trace where the run failed before its first block.
-
-        main: the journal that records the blocks, where it is another one.
-        """
-        journal = stack.enter_context(Journal.open(partial_folder(out), fingerprint))
-
-        def forget(kind: type[BaseException] | None, *_: object) -> None:
-            if kind is not None and not (main or journal).done:
-                journal.remove()
-
-        stack.push(forget)
-        if journal.restarted:
-            logger.warning("%s: starting over, %s", partial_folder(out), journal.restarted)
-        return journal
-
-    def _stream(self, journal: Journal, sinks: list[Sink]) -> int:
+    def _stream(self, files: RunFiles) -> int:
         """Computes ahead in a thread while this one writes. Returns how many blocks were there already."""
-        boxes = self.engine.plan.boxes(self.view.size)
-        done = {box for box in journal.done.intersection(boxes) if all(sink.has(box) for sink in sinks)}
-        resumed = len(done)
+        done = files.done(self.engine.boxes())
         total_px = whole(self.view.size).area_px
         done_px = sum(box.area_px for box in done)
         self.progress(Progress(done_px=done_px, total_px=total_px))
         with ahead(self.engine.blocks(done), 1, cancel=self.engine.cancel) as blocks:
             for block in blocks:
+                figures = []
+                if self.certifier and block.windows:
+                    with self.stopwatch.stage("certify"):
+                        figures = self.certifier.compare(block)
                 with self.stopwatch.stage("write"):
-                    self._spool(block, sinks)
-                    journal.record(block.box, _count(block, len(self.model.spec.classes)))
+                    files.write(block, figures)
                 done_px += block.box.area_px
                 self.progress(Progress(done_px=done_px, total_px=total_px))
-        return resumed
+        return len(done)
 
-    def _spool(self, block: Block, sinks: list[Sink]) -> None:
-        for sink in sinks:
-            sink.write(block)
-        for sink in sinks:
-            sink.sync()
-
-    def _publish(
-        self, journal: Journal, mask: MaskSink, sinks: list[Sink], journals: list[Journal], resumed: int
-    ) -> dict[str, Any]:
-        """Builds all files in the work folders, then moves them to their names, the mask last."""
-        targets = [self.outputs.mask, self.outputs.probs]
-        with self.stopwatch.stage("finish"):
-            built = [(sink.finish(), target) for sink, target in zip(sinks, targets, strict=False) if target]
-        if self.outputs.overlay:
-            with self.stopwatch.stage("overlay"):
-                picture_HWC = overlay_picture(
-                    self.slide.thumbnail(OVERLAY_MAX_PX),
-                    mask.labels_at_most(OVERLAY_MAX_PX),
-                    self.model.spec.classes,
-                )
-                built.append(
-                    (write_overlay(journal.folder.file(OVERLAY_FILE), picture_HWC), self.outputs.overlay)
-                )
-        report = self._report(journal, resumed)
-        write_report(journal.folder.file(REPORT_FILE), report)
-        built.append((journal.folder.file(REPORT_FILE), self.outputs.report))
-        note_publishing(journal, self.outputs)
-        publish_all([*built[1:], built[0]])
-        for sink in sinks:
-            sink.close()
-        for finished in journals:
-            finished.remove()
-        return report
+    def _certifier(self) -> Certifier:
+        return Certifier(
+            self.view,
+            self.model,
+            count=self.settings.certify,
+            seed=json.dumps(self.fingerprint, sort_keys=True),
+            background=self.found.background,
+            blended=self.chosen.name == "tiles",
+        )
 
     def _mask_info(self) -> MaskInfo:
         return MaskInfo(
@@ -262,10 +193,7 @@ class _Run:
 
     def _fingerprint(self) -> dict[str, Any]:
         """All that decides the mask's bytes, but for what the engine plans."""
-        settings = asdict(self.settings)
-        # Probabilities have a journal of their own; the slide says what it was opened with.
-        for elsewhere in ("probs_dtype", "channels", "z", "mpp_override"):
-            del settings[elsewhere]
+        left_out = {*ELSEWHERE, *unused_by(self.chosen.name)}
         return {
             "axial": __version__,
             "input": self.slide.fingerprint(),
@@ -276,68 +204,36 @@ class _Run:
             "device": self.model.device.type,
             "dtype": str(self.model.dtype),
             "runtime": self.model.runtime(),
-            "settings": settings,
+            "engine": self.chosen.name,
+            "background": self.found.describe(),
+            "settings": {k: v for k, v in asdict(self.settings).items() if k not in left_out},
         }
 
-    def _earlier_strips(self) -> list[int] | None:
-        """The strips of the run that is to be continued: measured memory could plan others today."""
-        earlier = Journal.earlier(partial_folder(self.outputs.mask))
-        # As a journal gives it back: JSON knows no tuples.
-        wanted = json.loads(json.dumps(self.fingerprint))
-        if earlier is None or any(earlier.get(key) != said for key, said in wanted.items()):
-            return None
-        strips: list[int] = earlier["strips"]
-        return strips
-
-    def _report(self, journal: Journal, resumed: int) -> dict[str, Any]:
-        pixels_K = journal.counts(self.engine.plan.boxes(self.view.size))
+    def _report(self, files: RunFiles, resumed: int) -> dict[str, Any]:
+        scratch = None if self.settings.scratch is None else str(self.settings.scratch)
+        pixels_K = files.counts(self.engine.boxes())
+        did = self.engine.describe()
+        shares = {name: did.pop(name) for name in ("blank_share", "skipped_share")}
         return {
             "axial": __version__,
-            "input": {
-                "path": str(self.slide.path),
-                "fingerprint": self.fingerprint["input"],
-                "format": self.slide.format,
-                "size": list(self.slide.size),
-                "mpp": list(self.slide.mpp) if self.slide.mpp else None,
-                "mpp_source": self.slide.mpp_source,
-                "chosen": self.slide.chosen,
-                "warnings": list(self.slide.warnings),
-                **self.slide.selection,
-            },
-            "model": {
-                "name": self.model.spec.name,
-                "sha256": self.model.sha256,
-                "backend": self.model.backend,
-                "device": str(self.model.device),
-                "dtype": str(self.model.dtype).removeprefix("torch."),
-            },
-            "output": {
-                "path": str(self.outputs.mask),
-                "size": list(self.view.size),
-                "level": self.view.level,
-                "resampled": self.view.resampled,
-                "mpp": list(self.view.mpp) if self.view.mpp else None,
-            },
-            "engine": "tiles",
-            "settings": {
-                **asdict(self.settings),
-                "batch": self.engine.batch,
-                "strips": len(self.engine.plan.strips),
-                "tiles": self.engine.plan.tiles,
-            },
+            "input": {**describe_input(self.slide), "fingerprint": self.fingerprint["input"]},
+            "model": self.model.describe(),
+            "output": {"path": str(self.outputs.mask), **describe_view(self.view)},
+            "engine": self.chosen.name,
+            "engine_reason": self.chosen.reason,
+            "settings": {**asdict(self.settings), "scratch": scratch, **did},
+            "background": {**self.found.describe(), **shares},
+            "certificate": self._certificate(files),
             "runtime": self.model.runtime(),
             "versions": {name: version(name) for name in ("numpy", "tifffile", "imagecodecs")},
             "resumed_blocks": resumed,
             "seconds": self.stopwatch.seconds(),
             "peak_resident_bytes": peak_resident_bytes(),
-            "segments": {
-                "decoded": self.slide.counts.decoded_segments,
-                "missing": self.slide.counts.missing_segments,
-                "bytes_read": self.slide.counts.bytes_read,
-            },
+            "segments": describe_counts(self.slide),
             "classes": class_areas(pixels_K, self.model.spec.classes, self.view.mpp),
         }
 
-
-def _count(block: Block, classes: int) -> Any:
-    return np.bincount(block.labels_HW.ravel(), minlength=classes)
+    def _certificate(self, files: RunFiles) -> dict[str, Any] | None:
+        if self.certifier is None or files.certificate is None:
+            return None
+        return files.certificate.describe(self.certifier.windows, self.certifier.receptive_field_px)

@@ -51,6 +51,7 @@ class Augmentation:
 
     scale: tuple[float, float]
     blank: float
+    mosaic: float
     stain: float
     invert: float
     grey: float
@@ -66,24 +67,40 @@ def draw_sample(
         image_HWC = _blank(pictures[rng.integers(len(pictures))], crop, rng)
         return _recolour(image_HWC, augmentation, rng), np.zeros((crop, crop), np.uint8)
     scale = float(np.exp(rng.uniform(*np.log(augmentation.scale))))
-    image_HWC = np.empty((crop, crop, 3), np.uint8)
-    label_HW = np.empty((crop, crop), np.uint8)
-    y = 0
-    while y < crop:
-        x, row_height = 0, crop - y
-        while x < crop:
-            picture = pictures[rng.integers(len(pictures))]
-            part, label = _cut(picture, crop - y, crop - x, scale, rng)
-            row_height = min(row_height, part.shape[0])
-            image_HWC[y : y + part.shape[0], x : x + part.shape[1]] = part
-            label_HW[y : y + part.shape[0], x : x + part.shape[1]] = label
-            x += part.shape[1]
-        y += row_height
+    image_HWC, label_HW = _join(pictures, crop, scale, rng.random() < augmentation.mosaic, rng)
     turns, flip = int(rng.integers(4)), bool(rng.integers(2))
     image_HWC, label_HW = np.rot90(image_HWC, turns), np.rot90(label_HW, turns)
     if flip:
         image_HWC, label_HW = image_HWC[:, ::-1], label_HW[:, ::-1]
     return _recolour(np.ascontiguousarray(image_HWC), augmentation, rng), np.ascontiguousarray(label_HW)
+
+
+def _join(
+    pictures: list[Picture], crop: int, scale: float, mosaic: bool, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A sample filled with parts of pictures, row by row.
+
+    mosaic: with smaller parts than would fit, each in a stain of its own, and with gutters of empty
+    ground between them: what lies far from a nucleus must not decide about it.
+    """
+    gutter = int(rng.integers(0, 49)) if mosaic else 0
+    largest = int(rng.integers(crop // 4, crop)) if mosaic else crop
+    image_HWC = _blank(pictures[rng.integers(len(pictures))], crop, rng)
+    label_HW = np.zeros((crop, crop), np.uint8)
+    y = 0
+    while y < crop:
+        x, row_height = 0, crop - y
+        while x < crop:
+            picture = pictures[rng.integers(len(pictures))]
+            part, label = _cut(picture, min(largest, crop - y), min(largest, crop - x), scale, rng)
+            if mosaic and rng.random() < 0.5:
+                part = _stain(part, rng)
+            row_height = min(row_height, part.shape[0])
+            image_HWC[y : y + part.shape[0], x : x + part.shape[1]] = part
+            label_HW[y : y + part.shape[0], x : x + part.shape[1]] = label
+            x += part.shape[1] + gutter
+        y += row_height + gutter
+    return image_HWC, label_HW
 
 
 def _blank(picture: Picture, crop: int, rng: np.random.Generator) -> NDArray[np.uint8]:

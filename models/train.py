@@ -26,8 +26,9 @@ from torch import Tensor
 from axialcli.backends.model_file import write_model
 from axialcli.backends.spec import FORMAT, ModelSpec
 from axialcli.engine.ahead import ahead
+from axialcli.engine.stream import trace
+from axialcli.geometry import Size
 from axialcli.nn import build_network
-from axialcli.nn.axial_segmenter import STRIDE
 
 
 def main() -> None:
@@ -128,7 +129,7 @@ def _text(recipe: dict[str, Any]) -> str:
 def export(recipe: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
     """Writes the model file: the weights and what the recipe says about them."""
     config = dict(recipe["network"])
-    network = build_network(**config)
+    graph = trace(build_network(**config).eval(), len(recipe["input"]["channels"]), Size(64, 64))
     said = {
         "format": FORMAT,
         "name": recipe["name"],
@@ -137,8 +138,8 @@ def export(recipe: dict[str, Any], weights: dict[str, Tensor], path: Path) -> No
         "input": recipe["input"],
         "output": {"activation": "softmax", "stride": 1},
         "classes": recipe["classes"],
-        "network_stride": STRIDE,
-        "receptive_field_px": network.receptive_field_px,
+        "network_stride": graph.period,
+        "receptive_field_px": graph.receptive_field_px(),
         **recipe["about"],
     }
     write_model(path, ModelSpec.from_json(json.dumps(said), str(path)), weights)

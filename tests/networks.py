@@ -11,6 +11,8 @@ from axialcli.backends.model_file import write_model
 from axialcli.backends.spec import InputSpec, ModelSpec, OutputSpec
 from axialcli.backends.torch_model import TorchModel
 from axialcli.config import ClassInfo
+from axialcli.engine.stream import trace
+from axialcli.geometry import Size
 from axialcli.nn import build_network
 
 COLOURS = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
@@ -19,6 +21,7 @@ COLOURS = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
 def small_spec(architecture: str, *, channels: int = 3, **config: Any) -> ModelSpec:
     """The description of a small segmentation model of that architecture."""
     network = build_network(architecture, in_channels=channels, **config)
+    graph = trace(network.eval(), channels, Size(64, 64))
     return ModelSpec(
         name="small",
         task="segmentation",
@@ -33,8 +36,8 @@ def small_spec(architecture: str, *, channels: int = 3, **config: Any) -> ModelS
         classes=tuple(
             ClassInfo(name=f"class {i}", colour=COLOURS[i]) for i in range(config.get("classes", 2))
         ),
-        network_stride=8 if architecture == "axial_segmenter" else 1,
-        receptive_field_px=int(network.receptive_field_px),  # type: ignore[arg-type]
+        network_stride=graph.period,
+        receptive_field_px=graph.receptive_field_px(),
     )
 
 

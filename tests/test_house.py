@@ -18,12 +18,13 @@ PACKAGE = ROOT / "axialcli"
 
 PUBLIC = {"Model", "Slide", "load_model", "open_slide", "predict", "__version__"}
 
-GROUND = {"errors", "config", "geometry"}
+GROUND = {"errors", "config", "geometry", "notes"}
 BELOW_PIPELINE = {"image", "output", "nn", "engine", "backends"}
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "geometry": {"errors"},
+    "notes": set(),
     "image": GROUND,
     "output": GROUND,
     "nn": GROUND,

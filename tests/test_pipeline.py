@@ -159,7 +159,7 @@ def test_the_same_run_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_run_over_a_damaged_slide_leaves_out_as_it_was_and_says_what_is_done(tmp_path: Path) -> None:
     """The damage lies below the first band, so that there is work to keep."""
-    path = write_tiled(tmp_path / "slide.tif", picture(2000, 600), tile=256, factors=()).path
+    path = write_tiled(tmp_path / "slide.tif", picture(5000, 600), tile=256, factors=()).path
     with tifffile.TiffFile(path) as tiff:
         offset = tiff.pages[0].dataoffsets[-1]  # type: ignore[union-attr]
     with path.open("r+b") as file:
@@ -266,9 +266,11 @@ def test_another_setting_starts_over_and_says_so(
     with monkeypatch.context() as patch:
         interrupt_at_the_second_block(patch)
         with pytest.raises(KeyboardInterrupt):
-            axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model)
+            axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model, engine="tiles")
 
-    report = axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model, overlap=32)
+    report = axialcli.predict(
+        tmp_path / "slide.tif", tmp_path / "mask.tif", model=model, engine="tiles", overlap=32
+    )
 
     assert report["resumed_blocks"] == 0
     assert "starting over, the earlier run differed in: settings" in caplog.text
@@ -283,9 +285,9 @@ def test_a_continued_run_keeps_its_strips_though_memory_would_plan_others(
         interrupt_at_the_second_block(patch)
         patch.setattr(TileEngine, "_strips", lambda engine, budget: [0, 512])
         with pytest.raises(KeyboardInterrupt):
-            axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model)
+            axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model, engine="tiles")
 
-    report = axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model)
+    report = axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model, engine="tiles")
 
     assert report["resumed_blocks"] == 1
     assert report["settings"]["strips"] == 2
@@ -332,7 +334,7 @@ def test_max_ram_is_kept_on_a_wide_slide(tmp_path: Path) -> None:
     for budget in ("12G", "800M"):
         run = subprocess.run(
             command(["predict", wide.path, "-o", tmp_path / f"{budget}.tif", "-m", model, "--max-ram", budget,
-                     "--batch", "1", "--json"]),
+                     "--engine", "tiles", "--batch", "1", "--json"]),
             check=True,
             capture_output=True,
             text=True,

@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from axialcli.backends.memory import memory_is_a_limit
 from axialcli.backends.spec import ModelSpec
@@ -27,6 +27,8 @@ class Model(ABC):
     """
 
     backend: str
+    network: nn.Module | None = None
+    """The network itself, where its operators can be followed one by one."""
 
     def __init__(self, *, spec: ModelSpec, device: torch.device, dtype: torch.dtype, sha256: str) -> None:
         self.spec, self.device, self.dtype, self.sha256 = spec, device, dtype, sha256
@@ -57,12 +59,29 @@ class Model(ABC):
         if isinstance(images_BCHW, np.ndarray):
             return self.predict(_tensor(images_BCHW), logits=logits).cpu().numpy()
         with memory_is_a_limit(), torch.inference_mode():
-            logits_BKHW = self.run(self._normalise(images_BCHW)).float()
-            return logits_BKHW if logits else self._activate(logits_BKHW)
+            logits_BKHW = self.run(self.normalise(images_BCHW)).float()
+            return logits_BKHW if logits else self.activate(logits_BKHW)
 
     def runtime(self) -> dict[str, str | int]:
         """What else decides the last bits of the numbers: the library's version, its threads."""
         return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
+
+    def describe(self) -> dict[str, str]:
+        """For the report: which model this is, and what runs it."""
+        return {
+            "name": self.spec.name,
+            "sha256": self.sha256,
+            "backend": self.backend,
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def activate(self, logits_BKHW: Tensor) -> Tensor:
+        """Probabilities of logits, float32 [B, K, H, W]; one logit makes two classes."""
+        if self.spec.output.activation == "softmax":
+            return logits_BKHW.softmax(1)
+        p_BKHW = logits_BKHW.sigmoid()
+        return torch.cat((1 - p_BKHW, p_BKHW), 1)
 
     def decide(self, probs_KHW: Tensor) -> Tensor:
         """The class of each pixel, uint8 [H, W], by the model's decision rule; ties go to the lower class."""
@@ -74,7 +93,11 @@ class Model(ABC):
         starts = range(0, probs_KHW.shape[1], 32)
         return torch.cat([probs_KHW[:, y : y + 32].argmax(0).to(torch.uint8) for y in starts])
 
-    def _normalise(self, images_BCHW: Tensor) -> Tensor:
+    def normalise(self, images_BCHW: Tensor) -> Tensor:
+        """Pixel values as `predict` takes them -> what the network sees, in the model's dtype and device.
+
+        Grey is replicated for a model of three channels. Raises ModelError for wrong channels or dtype.
+        """
         wanted, given = len(self.spec.input.channels), images_BCHW.shape[1]
         if given not in (wanted, 1) or (given == 1 and wanted not in (1, 3)):
             raise ModelError(
@@ -94,12 +117,6 @@ class Model(ABC):
         return values_BCHW.add_(self._shift_C[:, None, None]).to(
             self.dtype, memory_format=torch.channels_last
         )
-
-    def _activate(self, logits_BKHW: Tensor) -> Tensor:
-        if self.spec.output.activation == "softmax":
-            return logits_BKHW.softmax(1)
-        p_BKHW = logits_BKHW.sigmoid()
-        return torch.cat((1 - p_BKHW, p_BKHW), 1)
 
 
 def _tensor(images_BCHW: NDArray[np.generic]) -> Tensor:

@@ -25,6 +25,7 @@ class TorchModel(Model):
     """A network of our own, in evaluation mode, batch norms folded into the convolutions."""
 
     backend = "torch"
+    network: nn.Module
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,5 +55,26 @@ def show(
     say(f"sha256      {file_hash(path)}")
     say(f"size        {path.stat().st_size / 1e6:.2f} MB")
     say(f"parameters  {sum(tensor.numel() for tensor in weights.values()) / 1e6:.3f} million")
+    say(f"stream      {_stream(path)}")
     for key, value in json.loads(spec.to_json()).items():
         say(f"{key:<19} {json.dumps(value)}")
+
+
+def _stream(path: Path) -> str:
+    """Whether the model can be streamed, and the memory that it takes."""
+    from axialcli.backends import load_model
+    from axialcli.engine.stream import NotStreamable, stream_facts
+
+    model = load_model(path, device="cpu")
+    if model.network is None:
+        return f"no, backend '{model.backend}' does not show its operators"
+    try:
+        facts = stream_facts(model.network, len(model.spec.input.channels))
+    except NotStreamable as refused:
+        return f"no, {refused}"
+    field = facts.receptive_field_px
+    return (
+        f"yes, {facts.state_bytes_per_px / 1e3:.1f} kB of state per pixel of width (float32, steps of "
+        f"{facts.rows_px} rows), receptive field "
+        + ("the whole picture" if field is None else f"{field} pixels to each side")
+    )

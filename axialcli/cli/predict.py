@@ -15,7 +15,7 @@ from axialcli.cli.progress import progress_bar
 from axialcli.config import PredictSettings, parse_bytes
 from axialcli.errors import UsageError
 from axialcli.image import open_slide
-from axialcli.output import check_outputs
+from axialcli.output import check_outputs, check_scratch
 
 
 def predict(
@@ -35,12 +35,27 @@ def predict(
         str | None, typer.Option(help="Channels to use, counted from 0, such as 2,1,0.")
     ] = None,
     z: Annotated[int | None, typer.Option(help="Plane of a stack, counted from 0.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="stream (exact, no tiles), tiles, or auto: stream where the model allows.")
+    ] = "auto",
     tile: Annotated[int, typer.Option(help="Side of a tile, in pixels of the mask.")] = 512,
     overlap: Annotated[int, typer.Option(help="Pixels on each side that tiles share.")] = 64,
     blend: Annotated[
         str, typer.Option(help="gaussian, linear, mean or crop (keep the centre).")
     ] = "gaussian",
     batch: Annotated[int | None, typer.Option(help="Tiles at once. Default: what suits the device.")] = None,
+    background: Annotated[
+        str, typer.Option(help="Blank glass to skip: off, auto, or colour and tolerance: #f4f4f4:6.")
+    ] = "off",
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder for features of a stream without span. Default: memory.")
+    ] = None,
+    store_dtype: Annotated[
+        str, typer.Option(help="How they are kept there: float32 or float16.")
+    ] = "float32",
+    certify: Annotated[
+        int, typer.Option(help="Compare so many windows with a run of their own; see the report.")
+    ] = 0,
     max_ram: Annotated[
         str | None, typer.Option(help="Memory to stay below, such as 1.5G. Default: half of the machine's.")
     ] = None,
@@ -67,6 +82,11 @@ def predict(
     mask says what was done.
     """
     settings: dict[str, Any] = {
+        "engine": engine,
+        "background": background,
+        "scratch": scratch,
+        "store_dtype": store_dtype,
+        "certify": certify,
         "tile": tile,
         "overlap": overlap,
         "blend": blend,
@@ -81,8 +101,9 @@ def predict(
     selection: dict[str, Any] = {"channels": _parse_channels(channels), "z": z, "mpp_override": mpp_override}
     # All that can be refused is refused before torch is loaded; the pipeline checks again.
     PredictSettings(**settings, **selection)
+    check_scratch(scratch)
     check_outputs(out, inputs=[slide, Path(model)], probs=probs, overlay=overlay, force=force)
-    _show_warnings()
+    _show_messages()
     with open_slide(slide, **selection) as opened:
         for text in opened.warnings:
             logging.getLogger("axial").warning("%s: %s", slide, text)
@@ -116,22 +137,24 @@ def _parse_channels(text: str | None) -> tuple[int, ...] | None:
 
 
 class _OneLine(logging.Formatter):
-    """A warning as one line that a terminal shows as it is."""
+    """A message as one line that a terminal shows as it is."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return "axial: warning: " + printable(record.getMessage())
+        kind = "warning: " if record.levelno >= logging.WARNING else ""
+        return f"axial: {kind}{printable(record.getMessage())}"
 
 
-def _show_warnings() -> None:
+def _show_messages() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     logger = logging.getLogger("axial")
     logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
     logger.propagate = False
 
 
 def _summary(report: dict[str, Any]) -> str:
-    """The mask's path and size, then a line per class."""
+    """The mask's path and size, a line per class, and what was certified."""
     height, width = report["output"]["size"]
     lines = [
         f"{printable(report['output']['path'])}: {width} x {height} pixels, model {report['model']['name']}"
@@ -139,4 +162,10 @@ def _summary(report: dict[str, Any]) -> str:
     for entry in report["classes"]:
         area = "" if entry["area_um2"] is None else f", {entry['area_um2'] / 1e6:.4f} mm2"
         lines.append(f"  {entry['name']}: {100 * entry['share']:.2f} %{area}")
+    if found := report["certificate"]:
+        lines.append(
+            f"  certificate: in {found['windows']} windows logits differ by up to "
+            f"{found['largest_logit_difference']:.2g}, {100 * found['differing_pixels_share']:.2g} % "
+            "of the pixels have another class"
+        )
     return "\n".join(lines)

@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 from axialcli.engine.ahead import ahead
+from axialcli.engine.background import Background
+from axialcli.engine.certify import Certifier
+from axialcli.engine.choose import ChosenEngine, choose_engine, make_engine, unused_by
+from axialcli.engine.find_background import FoundBackground, find_background
 from axialcli.engine.memory import machine_bytes, peak_resident_bytes
+from axialcli.engine.protocol import Engine
 from axialcli.engine.stopwatch import Stopwatch
-from axialcli.engine.tiles import TileEngine, TilePlan
+from axialcli.engine.tile_plan import TilePlan
+from axialcli.engine.tiles import TileEngine
+from axialcli.engine.view import choose_view
 
-__all__ = ["Stopwatch", "TileEngine", "TilePlan", "ahead", "machine_bytes", "peak_resident_bytes"]
+__all__ = [
+    "Background",
+    "Certifier",
+    "ChosenEngine",
+    "Engine",
+    "FoundBackground",
+    "Stopwatch",
+    "TileEngine",
+    "TilePlan",
+    "ahead",
+    "choose_engine",
+    "choose_view",
+    "find_background",
+    "machine_bytes",
+    "make_engine",
+    "peak_resident_bytes",
+    "unused_by",
+]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+STARTING_S = 10.0
+"""A thread that has not begun by then never will."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class _Ahead(Generic[T]):
         self._ready: queue.Queue[T | _Failed | _End] = queue.Queue(depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ahead", daemon=True)
+
+    def start(self) -> None:
         self._thread.start()
 
     def _work(self) -> None:
@@ -70,7 +76,15 @@ class _Ahead(Generic[T]):
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join()
+        # A signal may have ended `start` while it waited for the thread, which is on its way all the same:
+        # left alone, it would be killed in the middle of torch when the process ends, and abort that.
+        deadline = time.monotonic() + STARTING_S
+        while not self._thread.is_alive() and self._thread in threading.enumerate():
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
+        if self._thread.ident is not None:
+            self._thread.join()
 
 
 @contextmanager
@@ -83,6 +97,7 @@ def ahead(items: Iterable[T], depth: int, cancel: Callable[[], None] | None = No
     """
     runner = _Ahead(items, depth)
     try:
+        runner.start()
         yield iter(runner)
     except BaseException:
         if cancel is not None:

@@ -5,7 +5,7 @@ Shapes: K classes, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from axialcli.backends import Model
+from axialcli.engine.certify import logits_of
 from axialcli.engine.grid import TileSpan
 from axialcli.geometry import Block, Box
 
@@ -22,11 +23,19 @@ class Band:
     """Sums of weighted probabilities from row `top` on, on the model's device.
 
     columns: what the strip owns, [x0, x1). wanted: the blocks to yield, from top to bottom; rows
-    above the first are computed and dropped. probs: whether the blocks carry probabilities.
+    above the first are computed and dropped. probs: whether the blocks carry probabilities. windows:
+    those whose logits the blocks carry; each lies in one block.
     """
 
     def __init__(
-        self, model: Model, *, top: int, columns: tuple[int, int], wanted: list[Box], probs: bool
+        self,
+        model: Model,
+        *,
+        top: int,
+        columns: tuple[int, int],
+        wanted: list[Box],
+        probs: bool,
+        windows: Sequence[Box] = (),
     ) -> None:
         x0, x1 = columns
         self._model, self._x0, self._x1 = model, x0, x1
@@ -36,6 +45,8 @@ class Band:
         # Final rows that no block has taken yet; the probabilities stay empty where nobody wants them.
         self._labels_HW = np.empty((0, x1 - x0), np.uint8)
         self._probs_KHW = np.empty((len(model.spec.classes), 0, x1 - x0), np.float32) if probs else None
+        self._windows = {box: [w for w in windows if box.contains(w)] for box in self._wanted}
+        self._window_probs: dict[Box, NDArray[np.float32]] = {}
 
     def open(self, row: TileSpan) -> None:
         """Makes room for a row of tiles, below what earlier rows have left."""
@@ -60,6 +71,7 @@ class Band:
         final_KHW = self._sum_KHW[:, :final]
         # A copy of the few rows that stay lets go of the many that leave.
         self._sum_KHW = self._sum_KHW[:, final:].clone()
+        self._keep_windows(final_KHW)
         self._top = stop
         self._labels_HW = np.concatenate((self._labels_HW, self._model.decide(final_KHW).cpu().numpy()))
         if self._probs_KHW is not None:
@@ -67,6 +79,20 @@ class Band:
         del final_KHW
         while self._wanted and self._wanted[0].y1 <= stop:
             yield self._take(self._wanted.pop(0))
+
+    def _keep_windows(self, final_KHW: Tensor) -> None:
+        """Keeps, of final rows from `top` on, what lies in windows of blocks that are still to come."""
+        rows = Box(self._top, self._x0, self._top + final_KHW.shape[1], self._x1)
+        for window in (window for windows in self._windows.values() for window in windows):
+            part = window.intersection(rows)
+            if part.empty:
+                continue
+            if window not in self._window_probs:
+                shape = (len(final_KHW), window.height, window.width)
+                self._window_probs[window] = np.empty(shape, np.float32)
+            y, x = part.within(rows)
+            kept_KHW = self._window_probs[window]
+            kept_KHW[(slice(None), *part.within(window))] = final_KHW[:, y, x].cpu().numpy()
 
     def _take(self, box: Box) -> Block:
         """The block of `box`, whose rows are then no longer kept."""
@@ -78,4 +104,7 @@ class Band:
             probs_KHW = self._probs_KHW[:, skipped:taken].copy()
             self._probs_KHW = self._probs_KHW[:, taken:]
         self._kept_from = box.y1
-        return Block(box=box, labels_HW=labels_HW, probs_KHW=probs_KHW)
+        windows = tuple(
+            (window, logits_of(self._window_probs.pop(window))) for window in self._windows.pop(box)
+        )
+        return Block(box=box, labels_HW=labels_HW, probs_KHW=probs_KHW, windows=windows)

@@ -18,6 +18,11 @@ def machine_bytes() -> int:
         return total
 
 
+def resident_bytes() -> int:
+    """Resident memory of this process now."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def peak_resident_bytes() -> int:
     """The largest resident memory of this process so far."""
     if sys.platform == "win32":

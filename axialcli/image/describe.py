@@ -1,4 +1,4 @@
-"""What `axial info` says about a slide, as plain data."""
+"""What `axial info` and the run report say about a slide, as plain data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from axialcli.geometry import GeoReference
 from axialcli.image.slide import Slide
+from axialcli.image.view import SlideView
 
 
 def describe(slide: Slide) -> dict[str, Any]:
@@ -42,6 +43,39 @@ def describe(slide: Slide) -> dict[str, Any]:
             for image in slide.images
         ],
         "warnings": list(slide.warnings),
+    }
+
+
+def describe_input(slide: Slide) -> dict[str, Any]:
+    """What a run report says about its slide."""
+    return {
+        "path": str(slide.path),
+        "format": slide.format,
+        "size": list(slide.size),
+        "mpp": list(slide.mpp) if slide.mpp else None,
+        "mpp_source": slide.mpp_source,
+        "chosen": slide.chosen,
+        "warnings": list(slide.warnings),
+        **slide.selection,
+    }
+
+
+def describe_view(view: SlideView) -> dict[str, Any]:
+    """What a run report says about the grid of its mask."""
+    return {
+        "size": list(view.size),
+        "level": view.level,
+        "resampled": view.resampled,
+        "mpp": list(view.mpp) if view.mpp else None,
+    }
+
+
+def describe_counts(slide: Slide) -> dict[str, int]:
+    """What a run report says about the slide's segments: how many were decoded, how many are missing."""
+    return {
+        "decoded": slide.counts.decoded_segments,
+        "missing": slide.counts.missing_segments,
+        "bytes_read": slide.counts.bytes_read,
     }
 
 

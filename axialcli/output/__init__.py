@@ -1,54 +1,42 @@
 """Outputs: masks, probabilities, overlays and reports; resumable, and published in one step.
 
-How a run writes (mask only; probabilities have a work folder of their own beside their FILE):
-
-    with Journal.open(partial_folder(out), fingerprint) as journal:   # locks OUT.partial/
-        with MaskSink(journal.folder, MaskInfo(size=..., classes=..., ...)) as mask:
-            sinks = [mask]                                            # ProbsSink(probs_journal.folder, ...)
-            done = {box for box in journal.done if all(sink.has(box) for sink in sinks)}
-            for block in engine.blocks(skip=done):
-                for sink in sinks:
-                    sink.write(block)
-                for sink in sinks:
-                    sink.sync()
-                journal.record(block.box, np.bincount(block.labels_HW.ravel(), minlength=K))
-            temp = mask.finish()                                      # OUT.partial/mask.tif
-            labels_HW = mask.labels_at_most(2048)
-        publish_all([..., (report_temp, report), (temp, out)])        # OUT last
-        journal.remove()
-
-`journal.restarted` says why earlier work was dropped, or None. `journal.counts()` are the pixels
-per class of all recorded blocks. Temporary overlay and report go to
-`journal.folder.file(OVERLAY_FILE)` and `journal.folder.file(REPORT_FILE)`.
+RunFiles is all that the pipeline needs: work folders `OUT.partial/` with a journal each, the sinks
+that take the blocks, and the last step, in which every file gets its name at once and OUT last.
 """
 
+from axialcli.output.certificate import CertificateNotes
 from axialcli.output.files import output_error, writing
 from axialcli.output.folder import WorkFolder, partial_folder
 from axialcli.output.info import MaskInfo
-from axialcli.output.journal import OVERLAY_FILE, REPORT_FILE, Journal
+from axialcli.output.journal import OVERLAY_FILE, REPORT_FILE, Journal, earlier_plan
 from axialcli.output.mask import MaskSink
 from axialcli.output.overlay import OVERLAY_MAX_PX, overlay, write_overlay
 from axialcli.output.probs import ProbsSink
 from axialcli.output.publishing import publish, publish_all
 from axialcli.output.report import class_areas, write_report
+from axialcli.output.run_files import RunFiles
 from axialcli.output.sink import Sink
 from axialcli.output.spool import TileSpool
-from axialcli.output.targets import Outputs, check_outputs, note_publishing
+from axialcli.output.targets import Outputs, check_outputs, check_scratch, note_publishing
 
 __all__ = [
     "OVERLAY_FILE",
     "OVERLAY_MAX_PX",
     "REPORT_FILE",
+    "CertificateNotes",
     "Journal",
     "MaskInfo",
     "MaskSink",
     "Outputs",
     "ProbsSink",
+    "RunFiles",
     "Sink",
     "TileSpool",
     "WorkFolder",
     "check_outputs",
+    "check_scratch",
     "class_areas",
+    "earlier_plan",
     "note_publishing",
     "output_error",
     "overlay",

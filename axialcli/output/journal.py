@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialcli.geometry import Box
+from axialcli.notes import note_line, read_note
 from axialcli.output.closing import Closing
 from axialcli.output.files import open_file, sync_file, sync_folder, write_at, writing
-from axialcli.output.folder import WorkFolder
+from axialcli.output.folder import WorkFolder, partial_folder
 from axialcli.output.spool import SPOOL_FILES
 
 JOURNAL = "journal.txt"
@@ -23,8 +23,18 @@ PROBS_FILE = "probs.tif"
 OVERLAY_FILE = "overlay.png"
 REPORT_FILE = "report.json"
 PUBLISHING_FILE = "publishing.json"
+CERTIFICATE_FILE = "certificate.txt"
 _FORMAT = 1
-_OURS = (JOURNAL, MASK_FILE, PROBS_FILE, OVERLAY_FILE, REPORT_FILE, PUBLISHING_FILE, *SPOOL_FILES)
+_OURS = (
+    JOURNAL,
+    MASK_FILE,
+    PROBS_FILE,
+    OVERLAY_FILE,
+    REPORT_FILE,
+    PUBLISHING_FILE,
+    CERTIFICATE_FILE,
+    *SPOOL_FILES,
+)
 
 
 class Journal(Closing):
@@ -68,7 +78,7 @@ class Journal(Closing):
         """The fingerprint of the work in the folder `path`, or None where there is none to be read."""
         try:
             with (path / JOURNAL).open("rb") as file:
-                note = _parse(file.readline())
+                note = read_note(file.readline())
         except OSError:
             return None
         return note["fingerprint"] if note and note.get("format") == _FORMAT else None
@@ -89,7 +99,7 @@ class Journal(Closing):
         Returns when the disk holds the note. Raises OutputError.
         """
         pixels = tuple(int(count) for count in counts)
-        line = _line({"box": list(box), "counts": list(pixels)})
+        line = note_line({"box": list(box), "counts": list(pixels)})
         with writing(self._path):
             write_at(self._file, self._end, line)
             sync_file(self._file)
@@ -114,7 +124,7 @@ class Journal(Closing):
         if not self._path.exists():
             return False
         lines = self._path.read_bytes().splitlines(keepends=True)
-        parsed = [_parse(line) for line in lines]
+        parsed = [read_note(line) for line in lines]
         while parsed and parsed[-1] is None:  # The torn tail of a kill.
             parsed.pop()
         if not parsed:
@@ -136,7 +146,7 @@ class Journal(Closing):
         self._path.unlink(missing_ok=True)
         sync_folder(self.folder.path)
         self.folder.clear()
-        line = _line(wanted)
+        line = note_line(wanted)
         with open_file(self._path, create=True) as file:
             write_at(file, 0, line)
             sync_file(file)
@@ -144,17 +154,18 @@ class Journal(Closing):
         self._end = len(line)
 
 
-def _line(note: dict[str, Any]) -> bytes:
-    text = json.dumps(note, sort_keys=True, separators=(",", ":")).encode("ascii")
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+def earlier_plan(out: Path, fingerprint: Mapping[str, Any]) -> Any:
+    """What stands under "plan" in the unfinished work of `out`, or None where it is no use.
 
-
-def _parse(line: bytes) -> Any:
-    """The note of a line, or None where the line is not whole."""
-    check, _, text = line.rstrip(b"\n").partition(b" ")
-    if not line.endswith(b"\n") or check != b"%08x" % zlib.crc32(text):
+    Measured memory could give another plan today, and then the work would be lost. fingerprint: of the
+    run that is to continue it, without a plan; all else has to be the same.
+    """
+    earlier = Journal.earlier(partial_folder(out))
+    # As a journal gives it back: JSON knows no tuples.
+    wanted = json.loads(json.dumps(fingerprint))
+    if earlier is None or any(earlier.get(key) != said for key, said in wanted.items()):
         return None
-    return json.loads(text)
+    return earlier.get("plan")
 
 
 def _readable(notes: list[Any]) -> bool:

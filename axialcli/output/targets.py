@@ -68,6 +68,23 @@ def check_outputs(
     return outputs
 
 
+def check_scratch(folder: str | Path | None) -> None:
+    """Raises OutputError where `folder` is given and is no folder that takes files."""
+    if folder is None:
+        return
+    path = Path(folder)
+    try:
+        is_folder = path.is_dir()
+        takes_files = os.access(path, os.W_OK | os.X_OK)
+    except (OSError, ValueError) as error:
+        reason = error if isinstance(error, OSError) else OSError(0, str(error))
+        raise output_error(path, reason) from error
+    if not is_folder:
+        raise OutputError(f"{path}: is no folder; --scratch needs one that is there")
+    if not takes_files:
+        raise OutputError(f"{path}: this folder cannot be written; choose another --scratch")
+
+
 def note_publishing(journal: Journal, outputs: Outputs) -> None:
     """Writes down, before the first file gets its name, which ones will: after a kill in between the
     same command must not take them for files of others. Raises OutputError."""

@@ -30,6 +30,11 @@ def good_slide(path: Path, **options: object) -> Path:
     return path
 
 
+def good_slide_of_four(path: Path) -> None:
+    image = np.zeros((300, 300, 4), np.uint8)
+    tifffile.imwrite(path, image, photometric="minisblack", planarconfig="contig", tile=(256, 256))
+
+
 def five_channels(folder: Path) -> None:
     image = np.zeros((5, 300, 300), np.uint8)
     tifffile.imwrite(
@@ -141,7 +146,7 @@ CASES = [
         lambda f: good_slide(f / "slide.tif"),
         6,
         "--max-ram of 100 MiB is too little: {rest}",
-        ("--max-ram", "100M"),
+        ("--max-ram", "100M", "--engine", "tiles"),
     ),
     Case(
         "a size that is none",
@@ -149,6 +154,49 @@ CASES = [
         2,
         "'lots' is not a size: write it like 800M or 1.5G",
         ("--max-ram", "lots"),
+    ),
+    Case(
+        "an engine that is none",
+        lambda f: good_slide(f / "slide.tif"),
+        2,
+        "--engine is 'steam': choose one of auto, stream, tiles",
+        ("--engine", "steam"),
+    ),
+    Case(
+        "a background that is none",
+        lambda f: good_slide(f / "slide.tif"),
+        2,
+        "--background is 'white': choose auto, off, or a colour and a tolerance of 0 to 255, "
+        "such as #f4f4f4:6",
+        ("--background", "white"),
+    ),
+    Case(
+        "a background in colour on a slide of four channels",
+        lambda f: good_slide_of_four(f / "slide.tif"),
+        2,
+        "--background gives red, green and blue, the slide has 4 channel(s): give a grey such as #f0f0f0:4",
+        ("--background", "#f0f1f2:4"),
+    ),
+    Case(
+        "too many windows",
+        lambda f: good_slide(f / "slide.tif"),
+        2,
+        "--certify is 1001: choose 0 to 1000 windows",
+        ("--certify", "1001"),
+    ),
+    Case(
+        "scratch is no folder",
+        lambda f: good_slide(f / "slide.tif"),
+        5,
+        "slide.tif: is no folder; --scratch needs one that is there",
+        ("--scratch", "slide.tif"),
+    ),
+    Case(
+        "scratch is not there",
+        lambda f: good_slide(f / "slide.tif"),
+        5,
+        "nowhere: is no folder; --scratch needs one that is there",
+        ("--scratch", "nowhere"),
     ),
     Case("unknown option", lambda f: None, 2, "No such option: --wrong{rest}", ("--wrong",)),
 ]

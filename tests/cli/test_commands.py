@@ -112,8 +112,20 @@ def test_a_slide_without_resolution_is_taken_as_it_is_with_a_warning(tmp_path: P
     assert tifffile.imread(tmp_path / "m.tif").shape == (40, 50)
 
 
+def test_a_certificate_is_a_line_of_the_summary(slide: Path, axial: Axial) -> None:
+    model = small_model_file(slide.parent / "m.safetensors")
+
+    done = axial("predict", slide, "-o", "m.tif", "-m", model, "--engine", "tiles", "--certify", "3")
+
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("  certificate: in 3 windows logits differ by up to ")
+    assert last.endswith(" % of the pixels have another class")
+
+
 def test_version_and_help(axial: Axial) -> None:
     assert axial("--version").stdout == "axial 0.1.0\n"
     text = axial("predict", "--help").stdout
-    for option in ("--out", "--model", "--overlap", "--max-ram", "--probs", "--overlay"):
+    for option in ("--out", "--model", "--overlap", "--max-ram", "--probs", "--overlay",
+                   "--engine", "--background", "--scratch", "--store-dtype", "--certify"):  # fmt: skip
         assert option in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -47,3 +48,37 @@ def test_leaving_early_stops_the_thread() -> None:
     with ahead(iter(int, 1), depth=1) as items:
         next(items)
     assert threading.active_count() == before
+
+
+def test_a_signal_while_the_thread_starts_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler's exception ends `start`, but not the thread that it started."""
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    cancelled = threading.Event()
+
+    with pytest.raises(KeyboardInterrupt), ahead(itertools.count(), 1, cancel=cancelled.set):
+        pass
+
+    assert cancelled.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_a_thread_that_is_still_on_its_way_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal ends `start` before the new thread has had its first turn."""
+    wait = threading.Event.wait
+
+    def interrupted(event: threading.Event, timeout: float | None = None) -> bool:
+        monkeypatch.setattr(threading.Event, "wait", wait)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Event, "wait", interrupted)
+
+    with pytest.raises(KeyboardInterrupt), ahead(itertools.count(), 1):
+        pass
+
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]

@@ -13,16 +13,22 @@ from torch import Tensor
 from axialcli.engine.stream.buffers import LineBuffer, RingBuffer
 from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.operators import Operator, Piece
+from axialcli.engine.stream.pointwise import Norm
+from axialcli.engine.stream.reach import Reach
 from axialcli.engine.stream.schedule import Schedule
 from axialcli.geometry import Box, Size
 
 
 @dataclass
-class _Chunk:
-    """What a node has made in this step, where no later step needs it. readers: nodes still to read it."""
+class Chunk:
+    """What a node has made in this step, where no later step needs it.
 
-    tensor: Tensor
-    first_row: int
+    parts: its columns [x0, x1) and their numbers. owned: nobody else reads that memory. readers: nodes
+    that are still to read it.
+    """
+
+    rows: tuple[int, int]
+    parts: list[tuple[int, int, Tensor]]
     owned: bool
     readers: int
 
@@ -38,12 +44,13 @@ class Flow:
         self.graph, self.schedule = graph, schedule
         self._consumers = graph.consumers()
         self._first = [0] * len(graph.nodes)
-        self._buffers: dict[int, LineBuffer | RingBuffer] = {
-            index: _buffer(graph, schedule, index, self._consumers[index], dtype, device)
+        self._recomputed = recomputed(graph, schedule)
+        self._buffers = {
+            index: _buffer(graph, schedule, index, dtype, device)
             for index in range(len(graph.nodes))
-            if schedule.waits(index)
+            if schedule.waits(index) and index not in self._recomputed
         }
-        self._made: dict[int, _Chunk] = {}
+        self._made: dict[int, Chunk] = {}
 
     @property
     def state_bytes(self) -> int:
@@ -62,105 +69,162 @@ class Flow:
         """The rows of a source that `run` wants in a step; none where the two are equal."""
         return self.schedule.rows(source, step) if step >= self._first[source] else (0, 0)
 
-    def run(self, step: int, fed: dict[int, Tensor]) -> tuple[int, Tensor] | None:
-        """One step. fed: of each source its wanted rows. Returns the output's next rows, and their first.
+    def run(self, step: int, fed: dict[int, Tensor]) -> dict[int, tuple[int, Tensor]]:
+        """One step. fed: of each source its wanted rows. Returns of each output the first of its next
+        rows, and these rows.
 
-        The tensor is valid until the next step.
+        The tensors are valid until the next step.
         """
-        output: tuple[int, Tensor] | None = None
+        made: dict[int, tuple[int, Tensor]] = {}
         for index, node in enumerate(self.graph.nodes):
-            start, stop = self.schedule.rows(index, step)
-            if step < self._first[index] or start == stop:
+            rows = self.schedule.rows(index, step)
+            if step < self._first[index] or rows[0] == rows[1] or index in self._recomputed:
                 continue
-            box = Box(start, 0, stop, node.plane.width)
             if node.operator is None:
-                self._keep(index, box, fed[index])
+                self._keep(index, rows, fed[index])
             else:
-                self._execute(index, node.operator, box)
-            if index == self.graph.output:
-                chunk = self._made.get(index)
-                output = (start, chunk.tensor if chunk else self._read(index, start, stop))
+                self._execute(index, node.operator, rows)
+            if index in self.graph.outputs:
+                made[index] = (rows[0], self._read(index, rows, (0, node.plane.width)))
         self._made.clear()
         for index, buffer in self._buffers.items():
-            if isinstance(buffer, LineBuffer):
-                buffer.forget(int(self.schedule.kept_NS[index, step]))
-        return output
+            buffer.forget(int(self.schedule.kept_NS[index, step]))
+        return made
 
-    def _execute(self, index: int, operator: Operator, box: Box) -> None:
+    def _columns(self, index: int, rows: tuple[int, int]) -> list[tuple[int, int]]:
+        """The columns in which a node has to be computed."""
+        return [(0, self.graph.nodes[index].plane.width)]
+
+    def _box(self, rows: tuple[int, int], columns: tuple[int, int]) -> Box:
+        return Box(rows[0], columns[0], rows[1], columns[1])
+
+    def _execute(self, index: int, operator: Operator, rows: tuple[int, int]) -> None:
+        columns = self._columns(index, rows)
         buffer = self._buffers.get(index)
-        if isinstance(buffer, RingBuffer):
-            for first, last, out in buffer.append(box.height):
-                part = Box(first, box.x0, last, box.x1)
-                operator.run_into(self._pieces(index, operator, part), part, out)
-        elif buffer is not None:
-            out = buffer.append(box.height)
-            operator.run_into(self._pieces(index, operator, box), box, out)
+        if buffer is not None:
+            for y0, y1, out in buffer.append(rows[1] - rows[0]):
+                for x0, x1 in columns:
+                    box = self._box((y0, y1), (x0, x1))
+                    part = out.narrow(self.graph.nodes[index].plane.column_dim, x0, x1 - x0)
+                    operator.run_into(self._pieces(index, operator, box), box, part)
         else:
-            pieces = self._pieces(index, operator, box)
-            owned = operator.fresh or all(piece.owned for piece in pieces)
-            self._made[index] = _Chunk(
-                operator.run(pieces, box), box.y0, owned, len(self._consumers[index])
-            )
+            parts = []
+            owned = operator.fresh
+            for x0, x1 in columns:
+                box = self._box(rows, (x0, x1))
+                pieces = self._pieces(index, operator, box)
+                parts.append((x0, x1, operator.run(pieces, box)))
+            self._made[index] = Chunk(rows, parts, owned, self._readers(index))
         for source in self.graph.nodes[index].inputs:
             chunk = self._made.get(source)
             if chunk is not None:
+                # What an operator gives back that makes nothing fresh may be a view of its input.
+                chunk.owned = chunk.owned and operator.fresh
                 chunk.readers -= 1
                 if not chunk.readers:
                     del self._made[source]
 
-    def _keep(self, index: int, box: Box, tensor: Tensor) -> None:
+    def _readers(self, index: int) -> int:
+        """How many read what a node makes; an output is also read by the caller."""
+        return len(self._consumers[index]) + (index in self.graph.outputs)
+
+    def _keep(self, index: int, rows: tuple[int, int], tensor: Tensor) -> None:
         """Takes the rows of a source."""
         buffer = self._buffers.get(index)
-        if isinstance(buffer, LineBuffer):
-            buffer.append(box.height).copy_(tensor)
-        else:
-            self._made[index] = _Chunk(tensor, box.y0, False, len(self._consumers[index]))
+        if buffer is None:
+            width = self.graph.nodes[index].plane.width
+            self._made[index] = Chunk(rows, [(0, width, tensor)], False, self._readers(index))
+            return
+        for y0, y1, out in buffer.append(rows[1] - rows[0]):
+            out.copy_(tensor.narrow(self.graph.nodes[index].plane.row_dim, y0 - rows[0], y1 - y0))
 
     def _pieces(self, index: int, operator: Operator, box: Box) -> list[Piece]:
         return [
-            self._piece(source, operator, number, box)
-            for number, source in enumerate(self.graph.nodes[index].inputs)
+            self._piece(source, reaches, box)
+            for source, reaches in zip(self.graph.nodes[index].inputs, operator.reaches, strict=True)
         ]
 
-    def _piece(self, source: int, operator: Operator, number: int, box: Box) -> Piece:
+    def _piece(self, source: int, reaches: tuple[Reach, Reach], box: Box) -> Piece:
         plane = self.graph.nodes[source].plane
-        rows, columns = operator.reaches[number]
-        y0, y1 = rows.clipped(box.y0, box.y1, plane.height)
-        x0, x1 = columns.clipped(box.x0, box.x1, plane.width)
+        rows = reaches[0].clipped(box.y0, box.y1, plane.height)
+        columns = reaches[1].clipped(box.x0, box.x1, plane.width)
+        inside = Box(rows[0], columns[0], rows[1], columns[1])
         size = Size(plane.height, plane.width)
         buffer = self._buffers.get(source)
         if isinstance(buffer, RingBuffer):
-            tensor, numbers = buffer.read()
-            return Piece(tensor, Box(y0, x0, y1, x1), size, rows=numbers)
+            return Piece(self._ring(source, buffer, columns), inside, size, rows=buffer.numbers)
         chunk = self._made.get(source)
-        tensor = self._read(source, y0, y1)
-        owned = chunk is not None and chunk.owned and chunk.readers == 1 and len(tensor) == len(chunk.tensor)
-        return Piece(tensor, Box(y0, x0, y1, x1), size, owned=owned)
+        whole = chunk is not None and chunk.rows == rows and columns in [part[:2] for part in chunk.parts]
+        owned = whole and chunk is not None and chunk.owned and chunk.readers == 1
+        return Piece(self._read(source, rows, columns), inside, size, owned=owned)
 
-    def _read(self, index: int, y0: int, y1: int) -> Tensor:
+    def _ring(self, index: int, buffer: RingBuffer, columns: tuple[int, int]) -> Tensor:
+        """All rows of a ring."""
+        tensor = buffer.read()
+        return tensor.narrow(self.graph.nodes[index].plane.column_dim, columns[0], columns[1] - columns[0])
+
+    def _read(self, index: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """A node's numbers; a view wherever they lie in memory already."""
+        node = self.graph.nodes[index]
+        if index in self._recomputed:
+            assert node.operator is not None
+            box = self._box(rows, columns)
+            return node.operator.run(self._pieces(index, node.operator, box), box)
         buffer = self._buffers.get(index)
         if isinstance(buffer, LineBuffer):
-            return buffer.read(y0, y1)
-        chunk = self._made[index]
-        return chunk.tensor.narrow(self.graph.nodes[index].plane.row_dim, y0 - chunk.first_row, y1 - y0)
+            tensor = buffer.read(*rows)
+            return tensor.narrow(node.plane.column_dim, columns[0], columns[1] - columns[0])
+        return self._from_chunk(index, self._made[index], rows, columns)
+
+    def _from_chunk(
+        self, index: int, chunk: Chunk, rows: tuple[int, int], columns: tuple[int, int]
+    ) -> Tensor:
+        plane = self.graph.nodes[index].plane
+        for x0, x1, tensor in chunk.parts:
+            if x0 <= columns[0] and columns[1] <= x1:
+                tensor = tensor.narrow(plane.column_dim, columns[0] - x0, columns[1] - columns[0])
+                return tensor.narrow(plane.row_dim, rows[0] - chunk.rows[0], rows[1] - rows[0])
+        raise AssertionError(f"columns {columns} of node {self.graph.nodes[index].name} were not computed")
+
+
+def recomputed(graph: Graph, schedule: Schedule) -> set[int]:
+    """Nodes that are cheaper to make again from their input, which waits as long, than to keep."""
+    return {
+        index
+        for index, node in enumerate(graph.nodes)
+        if isinstance(node.operator, Norm)
+        and index not in graph.outputs
+        and schedule.waits(index)
+        and schedule.waits(node.inputs[0])
+        and bool((schedule.kept_NS[node.inputs[0]] <= schedule.kept_NS[index]).all())
+    }
+
+
+def in_a_ring(graph: Graph, index: int) -> bool:
+    """Whether all that read a node do not mind the order of its rows."""
+    readers = [
+        (operator, number)
+        for consumer, number in graph.consumers()[index]
+        if (operator := graph.nodes[consumer].operator) is not None
+    ]
+    return bool(readers) and all(
+        operator.any_order and number == len(operator.reaches) - 1 for operator, number in readers
+    )
+
+
+def buffer_rows(graph: Graph, schedule: Schedule, index: int) -> int:
+    """Rows that the buffer of a node has room for."""
+    room = schedule.held_rows(index)
+    if in_a_ring(graph, index):
+        return room
+    # Enough to move rows rarely; no more than the rows of a few steps, or memory would double.
+    at_once = int((schedule.produced_NS[index, 1:] - schedule.produced_NS[index, :-1]).max(initial=1))
+    return room + min(room, 2 * at_once)
 
 
 def _buffer(
-    graph: Graph,
-    schedule: Schedule,
-    index: int,
-    consumers: list[tuple[int, int]],
-    dtype: torch.dtype,
-    device: torch.device,
+    graph: Graph, schedule: Schedule, index: int, dtype: torch.dtype, device: torch.device
 ) -> LineBuffer | RingBuffer:
-    plane = graph.nodes[index].plane
-    room = schedule.held_rows(index)
-    operators = [graph.nodes[consumer].operator for consumer, _ in consumers]
-    if all(
-        operator is not None and operator.any_order and number == len(operator.reaches) - 1
-        for operator, (_, number) in zip(operators, consumers, strict=True)
-    ):
-        return RingBuffer(plane, room=room, dtype=dtype, device=device)
-    # Enough to move rows rarely; no more than the rows of a few steps, or memory would double.
-    at_once = int((schedule.produced_NS[index, 1:] - schedule.produced_NS[index, :-1]).max(initial=1))
-    return LineBuffer(plane, room=room, spare=min(room, 2 * at_once), dtype=dtype, device=device)
+    plane, room = graph.nodes[index].plane, buffer_rows(graph, schedule, index)
+    kind = RingBuffer if in_a_ring(graph, index) else LineBuffer
+    return kind(plane, room=room, dtype=dtype, device=device)

@@ -56,26 +56,31 @@ class Node:
     inputs: tuple[int, ...]
     plane: Plane
     rate: Fraction
-    """Rows of this node per row of pixels."""
+    column_rate: Fraction
+    """Rows per row of pixels, columns per column of pixels."""
 
 
 @dataclass
 class Graph:
-    """Nodes in an order in which each comes after its inputs; sources first fed from outside."""
+    """Nodes in an order in which each comes after its inputs. outputs: the nodes that are handed out."""
 
     nodes: list[Node] = field(default_factory=list)
-    output: int = -1
+    outputs: tuple[int, ...] = ()
 
     def add(self, name: str, operator: Operator, inputs: Sequence[int], plane: Plane) -> int:
         """Appends a node; returns its index."""
-        row, _ = operator.reaches[0]
-        rate = self.nodes[inputs[0]].rate * Fraction(row.per, row.step)
-        self.nodes.append(Node(name, operator, tuple(inputs), plane, rate))
+        rows, columns = operator.reaches[0]
+        source = self.nodes[inputs[0]]
+        rate = source.rate * Fraction(rows.per, rows.step)
+        column_rate = source.column_rate * Fraction(columns.per, columns.step)
+        self.nodes.append(Node(name, operator, tuple(inputs), plane, rate, column_rate))
         return len(self.nodes) - 1
 
-    def add_source(self, name: str, plane: Plane, rate: Fraction = Fraction(1)) -> int:
-        """Appends a node that is fed from outside; returns its index."""
-        self.nodes.append(Node(name, None, (), plane, rate))
+    def add_source(
+        self, name: str, plane: Plane, rate: Fraction = Fraction(1), column_rate: Fraction | None = None
+    ) -> int:
+        """Appends a node that is fed from outside; returns its index. column_rate: as `rate` where None."""
+        self.nodes.append(Node(name, None, (), plane, rate, rate if column_rate is None else column_rate))
         return len(self.nodes) - 1
 
     def consumers(self) -> list[list[tuple[int, int]]]:
@@ -95,7 +100,22 @@ class Graph:
     @property
     def stride(self) -> int:
         """Pixels after which the network's grids repeat: the least common multiple of all strides."""
-        return math.lcm(*((1 / node.rate).numerator for node in self.nodes))
+        rates = [rate for node in self.nodes for rate in (node.rate, node.column_rate)]
+        return math.lcm(*((1 / rate).numerator for rate in rates))
+
+    @property
+    def period(self) -> int:
+        """Pixels after which all that the network does repeats: strides, and windows of its own grid."""
+        blocks = [
+            reach.block / rate
+            for node in self.nodes
+            if node.operator
+            for source, reaches in zip(node.inputs, node.operator.reaches, strict=True)
+            for reach, rate in zip(
+                reaches, (self.nodes[source].rate, self.nodes[source].column_rate), strict=True
+            )
+        ]
+        return math.lcm(self.stride, *(math.ceil(block) for block in blocks))
 
     @property
     def barriers(self) -> list[int]:
@@ -106,32 +126,28 @@ class Graph:
             if node.operator is not None and any(rows.whole for rows, _ in node.operator.reaches)
         ]
 
-    def receptive_field_px(self) -> int | None:
-        """How far to each side, in pixels, an output pixel depends on the input; None: without a bound."""
-        sides = [self._receptive_field(axis) for axis in (0, 1)]
-        return None if None in sides else max(side for side in sides if side is not None)
-
-    def _receptive_field(self, axis: int) -> int | None:
-        if any(
-            reaches[axis].whole for node in self.nodes if node.operator for reaches in node.operator.reaches
-        ):
-            return None
-        # Blocks of windows and phases of strides repeat; far from 0 nothing is negative.
-        period = math.lcm(self.stride, *(math.ceil(node_period) for node_period in self._periods(axis)))
-        return max(self._spread(axis, at) for at in range(64 * period, 65 * period))
-
-    def _periods(self, axis: int) -> list[Fraction]:
-        """Pixels after which each node's needs repeat."""
-        return [
-            reaches[axis].block / self.nodes[source].rate
+    @property
+    def looks_everywhere(self) -> bool:
+        """Some output needs a whole row or a whole column of its input."""
+        return any(
+            reach.whole
             for node in self.nodes
             if node.operator
-            for source, reaches in zip(node.inputs, node.operator.reaches, strict=True)
-        ]
+            for reaches in node.operator.reaches
+            for reach in reaches
+        )
+
+    def receptive_field_px(self) -> int | None:
+        """How far to each side, in pixels, an output pixel depends on the input; None: without a bound."""
+        if self.looks_everywhere:
+            return None
+        # Phases of strides and windows repeat; far from 0 nothing is negative.
+        places = range(64 * self.period, 65 * self.period)
+        return max(self._spread(axis, at) for axis in (0, 1) for at in places)
 
     def _spread(self, axis: int, at: int) -> int:
         """How far output `at` looks, in pixels."""
-        needed: dict[int, tuple[int, int]] = {self.output: (at, at + 1)}
+        needed = dict.fromkeys(self.outputs, (at, at + 1))
         widest = 0
         for index in range(len(self.nodes) - 1, -1, -1):
             if index not in needed:

@@ -35,6 +35,14 @@ class Reach:
         low = min(max(low, 0), length - 1)
         return low, max(min(high, length), low + 1)
 
+    def felt(self, start: int, stop: int) -> tuple[int, int]:
+        """The outputs [lo, hi) that need any of the inputs [start, stop): the other way round."""
+        first = start // self.block * self.block
+        last = -(-stop // self.block) * self.block
+        return -(-(first * self.per - self.last) // self.step), (
+            last * self.per - 1 - self.first
+        ) // self.step + 1
+
     @property
     def local(self) -> bool:
         """Output i needs input i and nothing else."""

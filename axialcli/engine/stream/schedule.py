@@ -27,7 +27,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        return self.produced_NS.shape[1]
+        return int(self.produced_NS.shape[1])
 
     def rows(self, node: int, step: int) -> tuple[int, int]:
         """The rows [start, stop) that a node makes in a step."""
@@ -47,10 +47,11 @@ class Schedule:
         return bool((self.kept_NS[node] < self.produced_NS[node])[:-1].any())
 
     def first_steps(self, row: int) -> list[int]:
-        """Of each node the first step that has to run so that the output is right from `row` on."""
+        """Of each node the first step that has to run so that the outputs are right from `row` on."""
         graph = self.graph
         first = [self.steps] * len(graph.nodes)
-        first[graph.output] = self.step_of(graph.output, row)
+        for index in graph.outputs:
+            first[index] = self.step_of(index, row)
         for index in range(len(graph.nodes) - 1, -1, -1):
             start = self.rows(index, first[index])[0] if first[index] < self.steps else 0
             node = graph.nodes[index]
@@ -72,10 +73,10 @@ def make_schedule(graph: Graph, rows_px: int) -> Schedule:
     steps = -(-tallest // rows_px) + 8
     while True:
         produced_NS = _produced(graph, rows_px, steps)
-        if produced_NS[graph.output, -1] == heights[graph.output]:
+        if all(produced_NS[index, -1] == heights[index] for index in graph.outputs):
             break
         steps *= 2
-    last = int(np.searchsorted(produced_NS[graph.output], heights[graph.output])) + 1
+    last = 1 + max(int(np.searchsorted(produced_NS[index], heights[index])) for index in graph.outputs)
     produced_NS = produced_NS[:, :last]
     return Schedule(graph, rows_px, produced_NS, _kept(graph, produced_NS))
 
@@ -121,6 +122,8 @@ def _kept(graph: Graph, produced_NS: NDArray[np.int64]) -> NDArray[np.int64]:
                 low_S = np.zeros_like(done_S)
             else:
                 low_S = (done_S * rows.step + rows.first) // rows.per // rows.block * rows.block
-            low_S = np.where(done_S == node.plane.height, graph.nodes[source].plane.height, low_S)
+            # A row of padding asks for rows beyond the end; `clipped` then gives it the last one.
+            height = graph.nodes[source].plane.height
+            low_S = np.where(done_S == node.plane.height, height, np.minimum(low_S, height - 1))
             kept_NS[source] = np.minimum(kept_NS[source], np.maximum(low_S, 0))
     return kept_NS

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from axialcli.engine.stream.graph import Graph, Plane
-from axialcli.engine.stream.rules import FUNCTIONS, MODULES, Builder, NotStreamable, Value
+from axialcli.engine.stream.rules import FUNCTIONS, MODULES
+from axialcli.engine.stream.values import Builder, NotStreamable, Value
 from axialcli.geometry import Size
 
 
@@ -55,23 +56,23 @@ def trace(network: nn.Module, channels: int, size: Size) -> Graph:
 def _finish(graph: Graph, made: Any) -> Graph:
     if not isinstance(made, Value):
         raise NotStreamable("the network gives back more than one picture")
-    graph.output = made.index
+    graph.outputs = (made.index,)
     return _without_unused(graph)
 
 
 def _without_unused(graph: Graph) -> Graph:
     """The same graph without nodes that the output does not need."""
-    used = {graph.output}
+    used = set(graph.outputs)
     for index in range(len(graph.nodes) - 1, -1, -1):
         if index in used:
             used.update(graph.nodes[index].inputs)
     order = sorted(used)
     place = {old: new for new, old in enumerate(order)}
-    kept = Graph(output=place[graph.output])
+    kept = Graph(outputs=tuple(place[old] for old in graph.outputs))
     for old in order:
         node = graph.nodes[old]
         if node.operator is None:
-            kept.add_source(node.name, node.plane, node.rate)
+            kept.add_source(node.name, node.plane, node.rate, node.column_rate)
         else:
             kept.add(node.name, node.operator, [place[source] for source in node.inputs], node.plane)
     return kept

@@ -1,0 +1,218 @@
+"""Attention without a span: sweeps over the picture, and passes over a store of features in between.
+
+Shapes: B batch, C channels, W width; R rows of a grid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from axialcli.engine.stream.flow import Flow
+from axialcli.engine.stream.graph import Graph
+from axialcli.engine.stream.needs import Needs, choose_steps, estimate_seconds, stage_bytes
+from axialcli.engine.stream.passes import ReadRows, Runner
+from axialcli.engine.stream.schedule import Schedule, make_schedule
+from axialcli.engine.stream.scratch import Scratch, scratch_folder
+from axialcli.engine.stream.slots import assign
+from axialcli.engine.stream.stages import split
+from axialcli.engine.stream.store import MemoryStore, ScratchStore
+
+NOTE_S = 30.0
+"""Seconds between two notes within a stage: about what a kill can cost."""
+
+
+class BarrierFlow:
+    """Runs a graph with barriers: `prepare` first, then the last sweep as if it were a Flow.
+
+    dtype, device: of the computing; a store in memory lies on the same device. max_bytes: what all
+    this may take of memory. scratch: the user's folder for scratch files, or None for a store in
+    memory; name: what the run is called there, such as its output's path. store_dtype: of what is
+    stored. fingerprint: all that decides the features, in JSON's types; work in the scratch folder
+    under another one is dropped. plan: the `plan` of an earlier run, so that the numbers come out the
+    same, or None. Nothing is allocated or written before `prepare`. Raises NotStreamable.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_bytes: int,
+        scratch: Path | None,
+        name: str,
+        store_dtype: torch.dtype,
+        fingerprint: Mapping[str, Any],
+        plan: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._dtype, self._device, self._store_dtype = dtype, device, store_dtype
+        self._max_bytes, self._parent = max_bytes, scratch
+        self._folder = None if scratch is None else scratch_folder(scratch, name)
+        self._stages = split(graph)
+        self._places = assign(graph, self._stages, in_place=scratch is None)
+        if plan is None:
+            tiles, free = scratch is not None, max_bytes - self._store_bytes()[0]
+            self._steps = choose_steps(self._stages, dtype.itemsize, free, tiles=tiles)
+        else:
+            self._steps = [int(step) for step in plan["steps"]]
+        self._fingerprint = {
+            **fingerprint,
+            "plan": self.plan,
+            "dtypes": [str(dtype), str(store_dtype)],
+            "slots": [[slot.height, slot.width, slot.depth] for slot in self._places.slots],
+        }
+        self._scratch: Scratch | None = None
+        self._runner: Runner | None = None
+        self._done = 0
+        self._flow: Flow | None = None
+        self._seconds: list[float] | None = None
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What a continued run has to repeat, in JSON's types: of each stage how much it does at once."""
+        return {"steps": list(self._steps)}
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the last sweep."""
+        return self._stages[-1].graph
+
+    @property
+    def schedule(self) -> Schedule:
+        """The timetable of the last sweep."""
+        return make_schedule(self.graph, self._steps[-1]) if self._flow is None else self._flow.schedule
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the line buffers of the last sweep, once it has begun."""
+        return 0 if self._flow is None else self._flow.state_bytes
+
+    def needs(self, *, calibrate: bool = True) -> Needs:
+        """What the run will take. calibrate: whether its time is estimated, in about two seconds."""
+        if calibrate and self._seconds is None:
+            self._seconds = estimate_seconds(self._stages, self._dtype, self._device)
+        steps = zip(self._stages, self._steps, strict=True)
+        in_memory, on_disk = self._store_bytes()
+        sweeps = sum(stage.pixels is not None for stage in self._stages)
+        return Needs(
+            memory_bytes=in_memory + max(stage_bytes(*step, self._dtype.itemsize) for step in steps),
+            store_bytes=in_memory + on_disk,
+            disk_bytes=on_disk,
+            sweeps=sweeps,
+            passes=len(self._stages) - sweeps,
+            seconds=None if self._seconds is None else sum(self._seconds),
+        )
+
+    def check(self) -> None:
+        """Raises LimitError where the memory is too little, OutputError where the disk is."""
+        there = 0
+        if self._folder is not None and self._folder.is_dir():
+            # What is really taken: the files have holes until every strip was written once.
+            found = [path.stat() for path in self._folder.glob("features-*.bin")]
+            there = sum(min(one.st_size, 512 * getattr(one, "st_blocks", 0)) for one in found)
+        self.needs(calibrate=False).check(self._max_bytes, self._parent, there)
+
+    def prepare(
+        self,
+        read_rows: ReadRows,
+        cancelled: Callable[[], bool] = lambda: False,
+        progress: Callable[[float], None] | None = None,
+        *,
+        note_s: float = NOTE_S,
+    ) -> bool:
+        """Runs all stages before the last; in scratch files it goes on where the run before it ended.
+
+        progress: called with the share that is done. note_s: seconds between two notes within a stage.
+        Returns False where it was cancelled. Raises OutputError where a scratch file fails or another
+        run uses the folder, LimitError beyond float16.
+        """
+        runner, at = self._open(), self._scratch.at if self._scratch else 0
+        for number in range(self._done, len(self._stages) - 1):
+            noted = time.monotonic()
+            for done, total in runner.run(self._stages[number], self._steps[number], at, read_rows):
+                if cancelled():
+                    return False
+                if progress is not None:
+                    progress(self._share(number, done / total))
+                if done < total and time.monotonic() - noted >= note_s:
+                    self._note(number, done)
+                    noted = time.monotonic()
+            self._note(number + 1, 0)
+            self._done, at = number + 1, 0
+        return True
+
+    def begin(self, row: int = 0) -> int:
+        """Prepares for the output's rows from `row` on. Returns the step to start with."""
+        assert self._runner is not None, "prepare comes first"
+        if self._flow is None:
+            self._flow = self._runner.flow(self._stages[-1], self._steps[-1])
+        return self._flow.begin(row)
+
+    def wanted(self, source: int, step: int) -> tuple[int, int]:
+        """The rows of the picture (source 0) that `run` wants in a step; none where the two are equal."""
+        assert self._flow is not None, "begin comes first"
+        return (0, 0) if source != self._stages[-1].pixels else self._flow.wanted(source, step)
+
+    def run(self, step: int, fed: dict[int, Tensor]) -> dict[int, tuple[int, Tensor]]:
+        """One step of the last sweep, as `Flow.run`; fed: the picture's wanted rows alone."""
+        assert self._flow is not None
+        assert self._runner is not None
+        stored = self._runner.stored_rows(self._stages[-1], self._flow, step)
+        return self._flow.run(step, {**fed, **stored})
+
+    def close(self) -> None:
+        """Lets go of the store; scratch files stay, to be continued."""
+        if self._runner is not None:
+            self._runner.store.close()
+        if self._scratch is not None:
+            self._scratch.close()
+        self._runner = self._flow = self._scratch = None
+        self._done = 0
+
+    def remove(self) -> None:
+        """Ends the run: as `close`, and deletes the scratch files. Raises OutputError."""
+        scratch = self._scratch
+        if self._runner is not None:
+            self._runner.store.close()
+        if scratch is not None:
+            scratch.remove()
+        self.close()
+
+    def _store_bytes(self) -> tuple[int, int]:
+        """What the store takes: of memory, and of disk."""
+        if self._parent is not None:
+            return 0, sum(ScratchStore.sizes(self._places.slots, self._store_dtype))
+        return sum(slot.numbers for slot in self._places.slots) * self._store_dtype.itemsize, 0
+
+    def _open(self) -> Runner:
+        """The store, made or continued."""
+        if self._runner is None:
+            slots = self._places.slots
+            store: MemoryStore | ScratchStore
+            if self._folder is None:
+                store = MemoryStore(slots, self._store_dtype, self._device)
+            else:
+                sizes = ScratchStore.sizes(slots, self._store_dtype)
+                self._scratch = Scratch(self._folder, self._fingerprint, sizes)
+                self._done = self._scratch.stage
+                store = self._scratch.store(slots, self._store_dtype)
+            self._runner = Runner(places=self._places, store=store, dtype=self._dtype, device=self._device)
+        return self._runner
+
+    def _note(self, stage: int, at: int) -> None:
+        """Notes on disk how far the run is."""
+        if self._scratch is not None:
+            assert self._runner is not None
+            self._runner.store.sync()
+            self._scratch.note(stage, at)
+
+    def _share(self, stage: int, done: float) -> float:
+        """What is done of all stages before the last, once `done` of a stage is."""
+        weights = (self._seconds or [1.0] * len(self._stages))[:-1]
+        return (sum(weights[:stage]) + weights[stage] * done) / (sum(weights) or 1.0)

@@ -1,0 +1,47 @@
+"""Sets of columns as sorted lists of half-open intervals that do not touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Interval = tuple[int, int]
+
+
+def union(parts: Iterable[Interval], gap: int = 0) -> list[Interval]:
+    """All columns of the parts, which may overlap; gaps of up to `gap` columns are closed."""
+    joined: list[Interval] = []
+    for start, stop in sorted(part for part in parts if part[0] < part[1]):
+        if joined and start <= joined[-1][1] + gap:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return joined
+
+
+def without(whole: Interval, parts: list[Interval]) -> list[Interval]:
+    """The columns of `whole` that no part has."""
+    left: list[Interval] = []
+    at = whole[0]
+    for start, stop in parts:
+        if start >= whole[1]:
+            break
+        if start > at:
+            left.append((at, start))
+        at = max(at, stop)
+    return [*left, (at, whole[1])] if at < whole[1] else left
+
+
+def clip(parts: Iterable[Interval], length: int) -> list[Interval]:
+    """What of the parts lies in [0, length)."""
+    clipped = ((max(start, 0), min(stop, length)) for start, stop in parts)
+    return [(start, stop) for start, stop in clipped if start < stop]
+
+
+def cells_of(active_W: NDArray[np.bool_], cell: int) -> list[Interval]:
+    """The active columns, widened to whole cells."""
+    active = np.logical_or.reduceat(active_W, np.arange(0, len(active_W), cell))
+    change = np.flatnonzero(np.diff(np.concatenate(([False], active, [False])).astype(np.int8)))
+    return clip(((int(a) * cell, int(b) * cell) for a, b in change.reshape(-1, 2)), len(active_W))

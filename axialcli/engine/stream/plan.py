@@ -1,0 +1,182 @@
+"""How a stream is cut so that it stays within a budget of memory: the height of a step, the column strips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from axialcli.config import MASK_TILE
+from axialcli.engine.stream.flow import buffer_rows, recomputed
+from axialcli.engine.stream.graph import Graph
+from axialcli.engine.stream.schedule import make_schedule
+from axialcli.engine.stream.trace import trace
+from axialcli.errors import LimitError
+from axialcli.geometry import Size
+
+STEP_PX = 1 << 20
+"""Pixels of a step where memory allows: enough to feed every kernel, little enough to stay near the core."""
+
+LOWEST_STEP_PX = 16
+"""Lower steps than this save little memory and cost much time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamPlan:
+    """rows_px: rows of pixels of a step. strips: left edges of the column strips, multiples of a mask tile.
+    halo_px: what a strip reads beyond its own columns on each side, at least; period_px: it begins at a
+    multiple of this, so that the network's grids lie as in the whole picture."""
+
+    rows_px: int
+    strips: tuple[int, ...]
+    halo_px: int
+    period_px: int
+    width: int
+
+    def own(self, strip: int) -> tuple[int, int]:
+        """The columns [x0, x1) that a strip writes."""
+        return self.strips[strip], [*self.strips, self.width][strip + 1]
+
+    def reads(self, strip: int) -> tuple[int, int]:
+        """The columns [x0, x1) that a strip reads."""
+        x0, x1 = self.own(strip)
+        left = (x0 - self.halo_px) // self.period_px * self.period_px
+        return max(0, left), min(self.width, x1 + self.halo_px)
+
+    @property
+    def recomputed_share(self) -> float:
+        """Columns that are computed more than once, as a share of the width."""
+        read = sum(x1 - x0 for x0, x1 in map(self.reads, range(len(self.strips))))
+        return read / self.width - 1
+
+    def notes(self) -> dict[str, Any]:
+        """The plan in JSON's types; `make_plan(repeat=…)` takes them."""
+        return {"rows_px": self.rows_px, "strips": list(self.strips)}
+
+
+def make_plan(
+    network: nn.Module,
+    channels: int,
+    size: Size,
+    *,
+    bytes_per_number: int,
+    bytes_per_px_of_width: int,
+    free_bytes: int,
+    max_ram_bytes: int,
+    repeat: Mapping[str, Any] | None = None,
+) -> StreamPlan:
+    """The plan with the fewest strips, and with these the highest steps, that fits into `free_bytes`.
+
+    bytes_per_px_of_width: what the caller keeps beside the stream for each pixel of a strip's width.
+    max_ram_bytes: what the user allowed, for the message. repeat: the notes of an earlier plan. Raises
+    LimitError where nothing fits, NotStreamable.
+    """
+    graph = trace(network, channels, size)
+    field = graph.receptive_field_px()
+    stride = graph.stride
+
+    def plan_of(rows_px: int, strips: Sequence[int]) -> StreamPlan:
+        return StreamPlan(
+            rows_px=rows_px,
+            strips=tuple(strips),
+            halo_px=field or 0,
+            period_px=graph.period,
+            width=size.width,
+        )
+
+    if repeat is not None:
+        return plan_of(int(repeat["rows_px"]), repeat["strips"])
+    tiles_across = -(-size.width // MASK_TILE)
+    most = 1 if field is None else tiles_across
+    needed = 0
+    for count in range(1, most + 1):
+        strips = [index * tiles_across // count * MASK_TILE for index in range(count)]
+        width = max(x1 - x0 for x0, x1 in map(plan_of(stride, strips).reads, range(count)))
+        for rows_px in _heights(stride, width):
+            part = graph if count == 1 else trace(network, channels, Size(size.height, width))
+            needed = stream_bytes(part, rows_px, bytes_per_number) + bytes_per_px_of_width * width
+            if needed <= free_bytes:
+                return plan_of(rows_px, strips)
+    raise LimitError(
+        f"--max-ram of {max_ram_bytes >> 20} MiB is too little: the narrowest strip of a stream needs "
+        f"{needed >> 20} MiB beside libraries and model, {max(free_bytes, 0) >> 20} MiB are left; "
+        "give more, or use --engine tiles"
+    )
+
+
+def whole_width(graph: Graph, rows_px: int) -> StreamPlan:
+    """The plan of a network that looks at whole rows or columns: one strip."""
+    width = graph.nodes[0].plane.width
+    return StreamPlan(rows_px=rows_px, strips=(0,), halo_px=0, period_px=graph.period, width=width)
+
+
+def _heights(stride: int, width: int) -> list[int]:
+    """Heights of a step to try, in pixels, the best first; each a multiple of the stride."""
+    best = max(1, STEP_PX // width)
+    rows = stride * 2 ** max(0, math.floor(math.log2(max(best / stride, 1))))
+    heights = [rows]
+    while rows % (2 * stride) == 0 and rows // 2 >= LOWEST_STEP_PX:
+        rows //= 2
+        heights.append(rows)
+    return heights
+
+
+def stream_bytes(graph: Graph, rows_px: int, bytes_per_number: int) -> int:
+    """Memory that a flow takes: its line buffers, and the most that one step has in work at once."""
+    return state_bytes(graph, rows_px, bytes_per_number) + _work_bytes(graph, rows_px, bytes_per_number)
+
+
+def state_bytes(graph: Graph, rows_px: int, bytes_per_number: int) -> int:
+    """Memory of the line buffers of a flow."""
+    schedule = make_schedule(graph, rows_px)
+    skipped = recomputed(graph, schedule)
+    return sum(
+        buffer_rows(graph, schedule, index) * node.plane.width * node.plane.depth * bytes_per_number
+        for index, node in enumerate(graph.nodes)
+        if schedule.waits(index) and index not in skipped
+    )
+
+
+def _work_bytes(graph: Graph, rows_px: int, bytes_per_number: int) -> int:
+    """Memory of the tensors of one step: an operator's inputs, its output, and what it needs in between."""
+    per_node = [
+        math.ceil(rows_px * node.rate) * node.plane.width * node.plane.depth * bytes_per_number
+        for node in graph.nodes
+    ]
+    alive = [
+        per_node[index] + 2 * sum(per_node[source] for source in node.inputs)
+        for index, node in enumerate(graph.nodes)
+    ]
+    # Convolutions take as much again inside, and what the allocator keeps for itself stays resident.
+    return 3 * max(alive)
+
+
+WIDE_PX = 32768
+"""Width of the slide whose steps `stream_facts` speaks of, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamFacts:
+    """What a stream of a network takes. rows_px: of a step on a slide of WIDE_PX; state_bytes_per_px: of
+    its line buffers, per pixel of width, whatever the height. receptive_field_px: None without a bound."""
+
+    rows_px: int
+    state_bytes_per_px: float
+    receptive_field_px: int | None
+
+
+def stream_facts(network: nn.Module, channels: int, bytes_per_number: int = 4) -> StreamFacts:
+    """The facts, computed from the network's operators. Raises NotStreamable."""
+    stride = trace(network, channels, Size(64, 64)).stride
+    # Wide enough that the sides do not count, high enough that the buffers fill.
+    width = 64 * stride
+    graph = trace(network, channels, Size(64 * width, width))
+    rows_px = _heights(stride, WIDE_PX)[0]
+    return StreamFacts(
+        rows_px=rows_px,
+        state_bytes_per_px=state_bytes(graph, rows_px, bytes_per_number) / width,
+        receptive_field_px=graph.receptive_field_px(),
+    )

@@ -1,0 +1,149 @@
+"""Resampling by whole factors, and the exchange of channels for pixels.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from axialcli.engine.stream.operators import Operator, Piece
+from axialcli.engine.stream.reach import Reach
+from axialcli.engine.stream.values import Builder, NotStreamable, Value, channels_first, pair
+from axialcli.geometry import Box
+
+
+class Resize(Operator):
+    """Resampling of [B, C, H, W] by whole factors, up or down, without align_corners."""
+
+    def __init__(self, *, up: tuple[int, int], down: tuple[int, int], mode: str) -> None:
+        near = 0 if mode == "nearest" else 1
+        reaches = []
+        for factor, by in zip(up, down, strict=True):
+            if by > 1:
+                reaches.append(Reach(step=by, last=by - 1))
+            elif factor > 1 and near:
+                # The source of output i is (i + 1/2) / factor - 1/2, between two inputs.
+                reaches.append(Reach(step=2, per=2 * factor, first=1 - factor, last=1 + factor))
+            else:
+                reaches.append(Reach(per=factor))
+        super().__init__((reaches[0], reaches[1]))
+        self.scale = tuple(float(factor) / by for factor, by in zip(up, down, strict=True))
+        self.up, self.down, self.mode = up, down, mode
+
+    def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
+        inside = pieces[0].box
+        corners = {} if self.mode in ("nearest", "area") else {"align_corners": False}
+        out_BCHW = F.interpolate(pieces[0].tensor, scale_factor=self.scale, mode=self.mode, **corners)
+        y = box.y0 - inside.y0 * self.up[0] // self.down[0]
+        x = box.x0 - inside.x0 * self.up[1] // self.down[1]
+        return out_BCHW[:, :, y : y + box.height, x : x + box.width]
+
+
+class Shuffle(Operator):
+    """Channels to pixels: [B, C * r * r, H, W] -> [B, C, H * r, W * r]."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__((Reach(per=factor), Reach(per=factor)))
+        self.factor = factor
+
+    def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
+        inside, r = pieces[0].box, self.factor
+        out_BCHW = F.pixel_shuffle(pieces[0].tensor, r)
+        y, x = box.y0 - inside.y0 * r, box.x0 - inside.x0 * r
+        return out_BCHW[:, :, y : y + box.height, x : x + box.width]
+
+    def run_into(self, pieces: Sequence[Piece], box: Box, out: Tensor) -> None:
+        inside, r = pieces[0].box, self.factor
+        if box != Box(inside.y0 * r, inside.x0 * r, inside.y1 * r, inside.x1 * r):
+            super().run_into(pieces, box, out)
+            return
+        batch, channels, height, width = pieces[0].tensor.shape
+        cells = pieces[0].tensor.view(batch, channels // r**2, r, r, height, width).permute(0, 1, 4, 2, 5, 3)
+        out.view(batch, channels // r**2, height, r, width, r).copy_(cells)
+
+
+class Unshuffle(Operator):
+    """Pixels to channels: [B, C, H * r, W * r] -> [B, C * r * r, H, W]."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__(*[(Reach(step=factor, last=factor - 1),) * 2])
+        self.factor = factor
+
+    def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
+        return F.pixel_unshuffle(pieces[0].tensor, self.factor)
+
+
+def upsample_module(build: Builder, module: nn.Upsample, x: Value) -> Value:
+    return interpolate(build, x, module.size, module.scale_factor, module.mode, module.align_corners)
+
+
+def interpolate(
+    build: Builder,
+    x: Value,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Value:
+    plane = channels_first(x)
+    if align_corners or antialias or mode not in ("nearest", "nearest-exact", "bilinear", "area"):
+        raise NotStreamable(f"resamples by '{mode}'{' with align_corners' if align_corners else ''}")
+    lengths = (plane.height, plane.width)
+    if size is not None:
+        sizes = pair(size)
+    else:
+        factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * 2
+        sizes = tuple(math.floor(length * factor) for length, factor in zip(lengths, factors, strict=True))
+    up, down = [], []
+    for length, wanted in zip(lengths, sizes, strict=True):
+        factor = round(wanted / length)
+        by = round(length / wanted) if wanted else 0
+        # Where the factor was given, an odd last row is dropped; where the size was, nothing may be over.
+        if wanted >= length and wanted == factor * length:
+            up.append(factor)
+            down.append(1)
+        elif wanted and (wanted * by == length or (size is None and length // by == wanted)):
+            up.append(1)
+            down.append(by)
+        else:
+            raise NotStreamable(f"resamples {length} to {wanted}, which is no whole factor")
+    if any(by > 1 for by in down) and (mode == "area" or any(factor > 1 for factor in up)) and up != [1, 1]:
+        raise NotStreamable("resamples up along one axis and down along the other")
+    if mode == "area" and up != [1, 1]:
+        raise NotStreamable("resamples up by 'area'")
+    made = Resize(
+        up=pair(up), down=pair(down), mode="nearest" if mode == "nearest-exact" and down == [1, 1] else mode
+    )
+    return build.add(made, [x], plane.with_size(*sizes))
+
+
+def shuffle_module(build: Builder, module: nn.PixelShuffle, x: Value) -> Value:
+    return pixel_shuffle(build, x, module.upscale_factor)
+
+
+def pixel_shuffle(build: Builder, x: Value, upscale_factor: int) -> Value:
+    plane, r = channels_first(x), upscale_factor
+    return build.add(
+        Shuffle(r), [x], plane.with_size(plane.height * r, plane.width * r, plane.shape[1] // r**2)
+    )
+
+
+def unshuffle_module(build: Builder, module: nn.PixelUnshuffle, x: Value) -> Value:
+    return pixel_unshuffle(build, x, module.downscale_factor)
+
+
+def pixel_unshuffle(build: Builder, x: Value, downscale_factor: int) -> Value:
+    plane, r = channels_first(x), downscale_factor
+    if plane.height % r or plane.width % r:
+        raise NotStreamable(f"wants a height and a width that {r} divides")
+    return build.add(
+        Unshuffle(r), [x], plane.with_size(plane.height // r, plane.width // r, plane.shape[1] * r**2)
+    )

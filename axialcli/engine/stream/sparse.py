@@ -1,0 +1,278 @@
+"""A flow that skips what is blank, exactly.
+
+Where all that a number depends on is background, the number depends on its row alone (and, behind a
+shuffle of channels to pixels, on its place within a small period of columns). A twin of the flow computes
+these numbers on one period of columns of a blank picture that has no left and no right edge; the flow
+itself computes the columns that other pixels or the picture's sides reach, and takes the rest from the twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from axialcli.engine.stream.buffers import MemoryLayout, RingBuffer
+from axialcli.engine.stream.flow import Chunk, Flow
+from axialcli.engine.stream.graph import Graph
+from axialcli.engine.stream.intervals import Interval, cells_of, clip, union, without
+from axialcli.engine.stream.operators import Operator, Piece
+from axialcli.engine.stream.reach import Reach
+from axialcli.engine.stream.schedule import Schedule
+from axialcli.geometry import Box, Size
+
+CELL_PX = 64
+"""Columns of pixels are skipped in cells of about this width: finer ones would be mostly edge."""
+
+GAP_PX = 128
+"""Narrower gaps between columns that are computed are computed as well."""
+
+FAR = 720_720
+"""Periods to the left of the twin's columns: farther than any network reaches."""
+
+
+class Twin(Flow):
+    """A flow over one period of columns, which repeat to the left and to the right for ever.
+
+    rows_made: of each node what it has made in the last step.
+    """
+
+    def __init__(self, graph: Graph, schedule: Schedule, *, dtype: torch.dtype, device: torch.device) -> None:
+        narrow = Graph(outputs=graph.outputs)
+        for node in graph.nodes:
+            plane = node.plane.with_size(node.plane.height, int(graph.period * node.column_rate))
+            narrow.nodes.append(replace(node, plane=plane))
+        super().__init__(narrow, replace(schedule, graph=narrow), dtype=dtype, device=device)
+        self.rows_made: dict[int, Tensor] = {}
+
+    def run(self, step: int, fed: dict[int, Tensor]) -> dict[int, tuple[int, Tensor]]:
+        self.rows_made.clear()
+        return super().run(step, fed)
+
+    def _box(self, rows: tuple[int, int], columns: tuple[int, int]) -> Box:
+        far = FAR * (columns[1] - columns[0])
+        return Box(rows[0], far, rows[1], far + columns[1] - columns[0])
+
+    def _execute(self, index: int, operator: Operator, rows: tuple[int, int]) -> None:
+        super()._execute(index, operator, rows)
+        self._note(index, rows)
+
+    def _keep(self, index: int, rows: tuple[int, int], tensor: Tensor) -> None:
+        super()._keep(index, rows, tensor)
+        self._note(index, rows)
+
+    def _note(self, index: int, rows: tuple[int, int]) -> None:
+        buffer = self._buffers.get(index)
+        if buffer is None:
+            parts = [tensor for _, _, tensor in self._made[index].parts]
+        else:
+            parts = [tensor for _, _, tensor in buffer.parts(*rows)]
+        # A copy: the memory is written over by later rows, or in place by a reader.
+        self.rows_made[index] = torch.cat(parts, self.graph.nodes[index].plane.row_dim).clone()
+
+    def _piece(self, source: int, reaches: tuple[Reach, Reach], box: Box) -> Piece:
+        plane = self.graph.nodes[source].plane
+        rows = reaches[0].clipped(box.y0, box.y1, plane.height)
+        columns = reaches[1].needs(box.x0, box.x1)
+        buffer = self._buffers.get(source)
+        period = (0, plane.width)
+        if isinstance(buffer, RingBuffer):
+            tensor, numbers = self._ring(source, buffer, period), buffer.numbers
+        else:
+            tensor, numbers = self._read(source, rows, period), None
+        inside = Box(rows[0], columns[0], rows[1], columns[1])
+        size = Size(plane.height, 2 * FAR * plane.width)
+        return Piece(repeated(tensor, plane.column_dim, columns), inside, size, rows=numbers)
+
+
+def repeated(tensor: Tensor, dim: int, columns: tuple[int, int]) -> Tensor:
+    """The columns [x0, x1) of a tensor that repeats along `dim` for ever, a copy."""
+    at = torch.arange(columns[0], columns[1], device=tensor.device) % tensor.shape[dim]
+    return tensor.index_select(dim, at)
+
+
+@dataclass
+class _Made:
+    """Rows that a node has made in one step. active: the columns that were computed; filled: those whose
+    numbers lie in the node's buffer. blank: the twin's numbers."""
+
+    rows: tuple[int, int]
+    active: list[Interval]
+    filled: list[Interval]
+    blank: Tensor
+
+
+class SparseFlow(Flow):
+    """A flow over pictures with background.
+
+    blank_BCHW: one background pixel as the network sees it, [1, C, 1, 1]. A node's first chunk of columns
+    is computed wherever another pixel or the picture's side can be felt; skipped, total: pixels of the
+    output that were taken from the twin, and all.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        schedule: Schedule,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        blank_BCHW: Tensor,
+    ) -> None:
+        super().__init__(graph, schedule, dtype=dtype, device=device)
+        self._twin = Twin(graph, schedule, dtype=dtype, device=device)
+        self._sides = [self._beside(index) for index in range(len(graph.nodes))]
+        self._cell_px = -(-CELL_PX // graph.period) * graph.period
+        self._blank_BCHW = blank_BCHW
+        self._history: list[list[_Made]] = [[] for _ in graph.nodes]
+        self._pixels: Callable[[int, int], Tensor] | None = None
+        self._active_pixels: list[Interval] = []
+        self.skipped = self.total = 0
+
+    def begin(self, row: int = 0) -> int:
+        self._twin.begin(row)
+        for made in self._history:
+            made.clear()
+        return super().begin(row)
+
+    def run_over(
+        self, step: int, pixels: Callable[[int, int], Tensor] | None, blank_HW: NDArray[np.bool_] | None
+    ) -> dict[int, tuple[int, Tensor]]:
+        """As `run`. pixels(x0, x1): the wanted rows of these columns, as the network sees them, with blank
+        ones set to the background; blank_HW: which they are. None where no rows are wanted.
+        """
+        if pixels is None or blank_HW is None:
+            fed: dict[int, Tensor] = {}
+        else:
+            self._pixels, self._active_pixels = (
+                pixels,
+                cells_of(np.any(~blank_HW, axis=0, keepdims=True)[0], self._cell_px),
+            )
+            period = self._twin.graph.nodes[0].plane.width
+            fed = {0: self._blank_BCHW.expand(-1, -1, len(blank_HW), period)}
+        self._twin.run(step, fed)
+        made = super().run(step, fed)
+        self._forget(step)
+        return made
+
+    def _forget(self, step: int) -> None:
+        for index, history in enumerate(self._history):
+            kept = int(self.schedule.kept_NS[index, step])
+            buffer = self._buffers.get(index)
+            if isinstance(buffer, RingBuffer):
+                # Attention reads all that lies in a ring, also what it then gives no weight.
+                kept = min(kept, buffer.oldest)
+            history[:] = [made for made in history if made.rows[1] > kept]
+
+    def _keep(self, index: int, rows: tuple[int, int], tensor: Tensor) -> None:
+        assert self._pixels is not None
+        plane = self.graph.nodes[index].plane
+        self._note(index, rows, self._active_pixels)
+        buffer = self._buffers.get(index)
+        parts = [(x0, x1, self._pixels(x0, x1)) for x0, x1 in self._active_pixels]
+        if buffer is None:
+            self._made[index] = Chunk(rows, parts, False, self._readers(index))
+            return
+        for y0, y1, out in buffer.append(rows[1] - rows[0]):
+            for x0, x1, part in parts:
+                out.narrow(plane.column_dim, x0, x1 - x0).copy_(
+                    part.narrow(plane.row_dim, y0 - rows[0], y1 - y0)
+                )
+
+    def _note(self, index: int, rows: tuple[int, int], active: list[Interval]) -> None:
+        self._history[index].append(_Made(rows, active, list(active), self._twin.rows_made[index]))
+
+    def _beside(self, index: int) -> list[Interval]:
+        """The columns of a node whose numbers feel the left or right side of the picture through it.
+
+        Without a fill an operator sees fewer of the same numbers at a side, and its answer is the same;
+        unless the numbers repeat with a period of several columns and are not all the same.
+        """
+        node = self.graph.nodes[index]
+        if node.operator is None:
+            return []
+        felt: list[Interval] = []
+        for source, (_, reach) in zip(node.inputs, node.operator.reaches, strict=True):
+            of = self.graph.nodes[source]
+            if node.operator.border or self.graph.period * of.column_rate != 1:
+                beyond = reach.felt(of.plane.width, of.plane.width + reach.block)
+                if of.plane.width % reach.block:
+                    beyond = (of.plane.width // reach.block * reach.block, node.plane.width)
+                felt += [(0, reach.felt(-1, 0)[1]), (beyond[0], node.plane.width)]
+        return clip(felt, node.plane.width)
+
+    def _columns(self, index: int, rows: tuple[int, int]) -> list[tuple[int, int]]:
+        node = self.graph.nodes[index]
+        assert node.operator is not None
+        felt = list(self._sides[index])
+        for source, (along, across) in zip(node.inputs, node.operator.reaches, strict=True):
+            needed = along.clipped(*rows, self.graph.nodes[source].plane.height)
+            felt += [across.felt(*part) for part in self._active_in(source, needed)]
+        columns = union(clip(felt, node.plane.width), gap=int(GAP_PX * node.column_rate))
+        self._note(index, rows, columns)
+        if index in self.graph.outputs:
+            height, width = rows[1] - rows[0], node.plane.width
+            self.total += height * width
+            self.skipped += height * (width - sum(x1 - x0 for x0, x1 in columns))
+        return columns
+
+    def _active_in(self, index: int, rows: tuple[int, int]) -> list[Interval]:
+        """The columns of a node that were computed in any of the rows."""
+        if index in self._recomputed:
+            return self._active_in(self.graph.nodes[index].inputs[0], rows)
+        return union(
+            part
+            for made in self._history[index]
+            if made.rows[0] < rows[1] and rows[0] < made.rows[1]
+            for part in made.active
+        )
+
+    def _ring(self, index: int, buffer: RingBuffer, columns: tuple[int, int]) -> Tensor:
+        self._fill(index, columns)
+        return super()._ring(index, buffer, columns)
+
+    def _read(self, index: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        if index in self._buffers:
+            self._fill(index, columns)
+        return super()._read(index, rows, columns)
+
+    def _fill(self, index: int, columns: tuple[int, int]) -> None:
+        """Writes the twin's numbers into a node's buffer, where columns were skipped and are now read."""
+        plane, buffer = self.graph.nodes[index].plane, self._buffers[index]
+        for made in self._history[index]:
+            missing = without(columns, made.filled)
+            if not missing:
+                continue
+            made.filled = union([*made.filled, *missing])
+            for y0, y1, view in buffer.parts(*made.rows):
+                blank = made.blank.narrow(plane.row_dim, y0 - made.rows[0], y1 - y0)
+                for x0, x1 in missing:
+                    view.narrow(plane.column_dim, x0, x1 - x0).copy_(
+                        repeated(blank, plane.column_dim, (x0, x1))
+                    )
+
+    def _from_chunk(
+        self, index: int, chunk: Chunk, rows: tuple[int, int], columns: tuple[int, int]
+    ) -> Tensor:
+        if any(x0 <= columns[0] and columns[1] <= x1 for x0, x1, _ in chunk.parts):
+            return super()._from_chunk(index, chunk, rows, columns)
+        plane = self.graph.nodes[index].plane
+        blank = self._history[index][-1].blank
+        memory = MemoryLayout(plane)
+        joined = memory.view(
+            memory.empty(rows[1] - rows[0], columns[1] - columns[0], blank.dtype, blank.device)
+        )
+        below = blank.narrow(plane.row_dim, rows[0] - chunk.rows[0], rows[1] - rows[0])
+        joined.copy_(repeated(below, plane.column_dim, columns))
+        for x0, x1, tensor in chunk.parts:
+            first, last = max(x0, columns[0]), min(x1, columns[1])
+            if first < last:
+                part = tensor.narrow(plane.row_dim, rows[0] - chunk.rows[0], rows[1] - rows[0])
+                joined.narrow(plane.column_dim, first - columns[0], last - first).copy_(
+                    part.narrow(plane.column_dim, first - x0, last - first)
+                )
+        return joined

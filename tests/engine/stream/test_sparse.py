@@ -1,0 +1,128 @@
+"""A flow that skips background against the network on the whole picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from axialcli.engine.stream.schedule import make_schedule
+from axialcli.engine.stream.sparse import SparseFlow
+from axialcli.engine.stream.trace import trace
+from axialcli.geometry import Size
+from tests.engine.stream.networks import Mixture, UNet, randomised
+from tests.engine.stream.test_flow import picture, whole
+
+BLANK = (0.9, -0.4, 0.3)
+
+
+def spotted(height: int, width: int, spots: list[tuple[float, float]]) -> tuple[Tensor, Tensor]:
+    """A blank picture with small spots of noise at these shares of its sides; and what of it is blank."""
+    blank_HW = torch.ones(height, width, dtype=torch.bool)
+    for y, x in spots:
+        top, left = int(y * (height - 1)), int(x * (width - 1))
+        blank_HW[top : top + 9, left : left + 7] = False
+    colour = torch.tensor(BLANK, dtype=torch.float64).view(1, 3, 1, 1)
+    image_BCHW = torch.where(blank_HW, colour, picture(height, width))
+    return image_BCHW.to(memory_format=torch.channels_last), blank_HW
+
+
+def streamed(
+    network: nn.Module, image_BCHW: Tensor, blank_HW: Tensor, rows_px: int, first_row: int = 0
+) -> tuple[Tensor, SparseFlow]:
+    graph = trace(network, 3, Size(*image_BCHW.shape[2:]))
+    schedule = make_schedule(graph, rows_px * graph.stride)
+    flow = SparseFlow(
+        graph,
+        schedule,
+        dtype=torch.float64,
+        device=torch.device("cpu"),
+        blank_BCHW=torch.tensor(BLANK, dtype=torch.float64).view(1, 3, 1, 1),
+    )
+    rows: list[Tensor] = []
+    covered = first_row
+    with torch.inference_mode():
+        for step in range(flow.begin(first_row), schedule.steps):
+            start, stop = flow.wanted(0, step)
+            made = (
+                flow.run_over(
+                    step,
+                    lambda x0, x1, rows=slice(start, stop): image_BCHW[:, :, rows, x0:x1],
+                    blank_HW[start:stop].numpy(),
+                )
+                if start < stop
+                else flow.run_over(step, None, None)
+            )
+            for first, tensor in made.values():
+                rows.append(tensor[:, :, covered - first :].clone())
+                covered = first + tensor.shape[2]
+    return torch.cat(rows, 2), flow
+
+
+shares = st.floats(0, 1)
+spots = st.lists(st.tuples(shares, shares), max_size=3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(20, 200),
+    width=st.integers(20, 600),
+    rows=st.integers(1, 8),
+    where=spots,
+    depth=st.integers(1, 3),
+    transposed=st.booleans(),
+)
+def test_a_unet_skips_exactly(
+    height: int, width: int, rows: int, where: list[tuple[float, float]], depth: int, transposed: bool
+) -> None:
+    network = randomised(UNet(depth=depth, transposed=transposed), 0)
+    image_BCHW, blank_HW = spotted(height, width, where)
+    found, _ = streamed(network, image_BCHW, blank_HW, rows)
+    torch.testing.assert_close(found, whole(network, image_BCHW), rtol=0, atol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    height=st.integers(20, 120),
+    width=st.integers(20, 500),
+    rows=st.integers(1, 8),
+    where=spots,
+    stride=st.sampled_from([1, 2, 3]),
+)
+def test_every_rule_skips_exactly(
+    height: int, width: int, rows: int, where: list[tuple[float, float]], stride: int
+) -> None:
+    network = randomised(Mixture(stride=stride), 0)
+    image_BCHW, blank_HW = spotted(height, width, where)
+    found, _ = streamed(network, image_BCHW, blank_HW, rows)
+    torch.testing.assert_close(found, whole(network, image_BCHW), rtol=0, atol=1e-9)
+
+
+def test_a_blank_picture_costs_its_sides_alone() -> None:
+    network = randomised(UNet(depth=2), 0)
+    image_BCHW, blank_HW = spotted(256, 2048, [])
+    found, flow = streamed(network, image_BCHW, blank_HW, 8)
+    torch.testing.assert_close(found, whole(network, image_BCHW), rtol=0, atol=1e-9)
+    assert flow.skipped / flow.total > 0.85
+
+
+def test_a_picture_without_background_is_computed_everywhere() -> None:
+    network = randomised(UNet(depth=2), 0)
+    image_BCHW = picture(100, 300)
+    found, flow = streamed(network, image_BCHW, torch.zeros(100, 300, dtype=torch.bool), 4)
+    torch.testing.assert_close(found, whole(network, image_BCHW), rtol=0, atol=1e-9)
+    assert flow.skipped == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(first_row=st.integers(0, 298), rows=st.integers(1, 6), where=spots)
+def test_a_late_start_makes_the_same_bits(
+    first_row: int, rows: int, where: list[tuple[float, float]]
+) -> None:
+    network = randomised(UNet(depth=2), 2)
+    image_BCHW, blank_HW = spotted(299, 400, where)
+    late, _ = streamed(network, image_BCHW, blank_HW, rows, first_row)
+    everything, _ = streamed(network, image_BCHW, blank_HW, rows)
+    assert np.array_equal(late.numpy(), everything[:, :, first_row:].numpy())
