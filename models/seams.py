@@ -102,6 +102,8 @@ def answer(
         probs=False,
         overlay=False,
         repeat=None,
+        run_name="seams",
+        fingerprint={},
         stopwatch=Stopwatch(),
     )
     labels_HW = np.zeros(view.size, np.uint8)
