@@ -95,7 +95,7 @@ def make_plan(
     for count in range(1, most + 1):
         strips = [index * tiles_across // count * MASK_TILE for index in range(count)]
         width = max(x1 - x0 for x0, x1 in map(plan_of(stride, strips).reads, range(count)))
-        for rows_px in _heights(stride, width):
+        for rows_px in _heights(graph, width):
             part = graph if count == 1 else trace(network, channels, Size(size.height, width))
             needed = stream_bytes(part, rows_px, bytes_per_number) + bytes_per_px_of_width * width
             if needed <= free_bytes:
@@ -113,15 +113,26 @@ def whole_width(graph: Graph, rows_px: int) -> StreamPlan:
     return StreamPlan(rows_px=rows_px, strips=(0,), halo_px=0, period_px=graph.period, width=width)
 
 
-def _heights(stride: int, width: int) -> list[int]:
+def _heights(graph: Graph, width: int) -> list[int]:
     """Heights of a step to try, in pixels, the best first; each a multiple of the stride."""
     best = max(1, STEP_PX // width)
-    rows = stride * 2 ** max(0, math.floor(math.log2(max(best / stride, 1))))
+    rows = graph.stride * 2 ** max(0, math.floor(math.log2(max(best / graph.stride, 1))))
     heights = [rows]
-    while rows % (2 * stride) == 0 and rows // 2 >= LOWEST_STEP_PX:
+    while rows % (2 * graph.stride) == 0 and rows // 2 >= LOWEST_STEP_PX:
         rows //= 2
         heights.append(rows)
-    return heights
+    return [rows for rows in heights if rows == heights[-1] or _fed_again(graph, rows)]
+
+
+def _fed_again(graph: Graph, rows_px: int) -> bool:
+    """Whether a continued run feeds at most a band and twice the receptive field of rows again."""
+    field = graph.receptive_field_px()
+    if field is None:
+        return True
+    schedule = make_schedule(graph, rows_px)
+    row = graph.nodes[graph.outputs[0]].plane.height // 2 // MASK_TILE * MASK_TILE
+    first, _ = schedule.rows(0, schedule.first_steps(row)[0])
+    return row - first <= MASK_TILE + 2 * field
 
 
 def stream_bytes(graph: Graph, rows_px: int, bytes_per_number: int) -> int:
@@ -174,7 +185,7 @@ def stream_facts(network: nn.Module, channels: int, bytes_per_number: int = 4) -
     # Wide enough that the sides do not count, high enough that the buffers fill.
     width = 64 * stride
     graph = trace(network, channels, Size(64 * width, width))
-    rows_px = _heights(stride, WIDE_PX)[0]
+    rows_px = _heights(graph, WIDE_PX)[0]
     return StreamFacts(
         rows_px=rows_px,
         state_bytes_per_px=state_bytes(graph, rows_px, bytes_per_number) / width,

@@ -14,6 +14,7 @@ from axialcli.backends import load_model
 from axialcli.engine import TileEngine
 from axialcli.engine.background import Background
 from axialcli.engine.stream import StreamEngine, refusal, trace
+from axialcli.engine.stream.schedule import make_schedule
 from axialcli.geometry import Box, Size
 from axialcli.nn import build_network
 from tests.engine.stream import test_flow, test_sparse
@@ -149,6 +150,17 @@ def test_tiles_with_the_receptive_field_as_halo_agree() -> None:
     assert of_tiles.probs_KHW is not None
     np.testing.assert_allclose(of_tiles.probs_KHW, of_stream.probs_KHW, rtol=0, atol=1e-5)
     assert (of_tiles.labels_HW != of_stream.labels_HW).mean() < 1e-4
+
+
+@pytest.mark.parametrize("width", [700, 4096, 8192, 32768])
+def test_a_continued_run_feeds_a_band_and_twice_the_receptive_field_at_most(width: int) -> None:
+    model = load_model("nuclei")
+    assert model.network is not None
+    engine = StreamEngine(ArrayView(np.empty((16384, width, 3), np.uint8)), model, max_ram_bytes=PLENTY)
+    schedule = make_schedule(trace(model.network, 3, Size(16384, width)), engine.plan.rows_px)
+    for row in range(512, 16384, 512):
+        first_row, _ = schedule.rows(0, schedule.first_steps(row)[0])
+        assert row - first_row <= 512 + 2 * 798
 
 
 def test_the_shipped_model_states_its_true_receptive_field() -> None:
