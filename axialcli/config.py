@@ -82,7 +82,8 @@ class PredictSettings:
 
     tile, overlap: pixels of the mask's grid; overlap on each side of a tile. blend: how tiles share
     the pixels. batch: tiles at once, None for what suits the device. max_ram_bytes: None for half
-    of the machine's memory. level or mpp: the resolution to predict at; neither: the model's own.
+    of the machine's memory, and of a GPU's nearly all that is free. level or mpp: the resolution to
+    predict at; neither: the model's own.
     mpp_override: microns per pixel of level 0, instead of what the file says. channels, z: 0-based.
     palette: colours in the mask, None where the layout's readers honour them.
     engine: auto streams where the network can be streamed. background: off, auto, or a colour and a

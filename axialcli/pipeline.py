@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +19,12 @@ from axialcli.engine import (
     Certifier,
     Stopwatch,
     ahead,
+    allowed_bytes,
     choose_engine,
     choose_view,
     find_background,
     make_engine,
     peak_resident_bytes,
-    unused_by,
 )
 from axialcli.errors import UsageError
 from axialcli.geometry import whole
@@ -37,12 +38,24 @@ from axialcli.output import (
     check_scratch,
     class_areas,
     earlier_plan,
+    partial_folder,
 )
 
-ELSEWHERE = ("engine", "scratch", "certify", "probs_dtype", "channels", "z", "mpp_override")
+ELSEWHERE = (
+    "engine",
+    "max_ram_bytes",
+    "scratch",
+    "certify",
+    "probs_dtype",
+    "channels",
+    "z",
+    "mpp_override",
+)
 """Settings that are no part of a mask's fingerprint: the engine that was chosen stands there by itself,
-probabilities have a journal of their own, the slide says what it was opened with, and the others do
-not decide a byte."""
+so does the plan that was made for the memory, probabilities have a journal of their own, the slide says
+what it was opened with, and the others do not decide a byte."""
+
+logger = logging.getLogger("axial")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +119,12 @@ class _Run:
         self.view = choose_view(slide, model, settings)
         self.found = find_background(settings.background, slide, self.view)
         self.chosen = choose_engine(settings, model, self.view.size)
+        if outputs.probs is None and settings.probs_dtype != PredictSettings.probs_dtype:
+            logger.warning("--probs-dtype: no effect without --probs")
         self.fingerprint = self._fingerprint()
         self.certifier = self._certifier() if settings.certify else None
         level = slide.levels[self.view.level]
+        earlier = earlier_plan(outputs.mask, self.fingerprint)
         self.engine = make_engine(
             self.chosen.name,
             self.view,
@@ -120,12 +136,15 @@ class _Run:
             reserved_bytes=self.certifier.reserved_bytes if self.certifier else 0,
             probs=outputs.probs is not None,
             overlay=outputs.overlay is not None,
-            repeat=earlier_plan(outputs.mask, self.fingerprint),
+            repeat=earlier,
             run_name=str(outputs.mask.resolve()),
             fingerprint=self.fingerprint.copy(),
             stopwatch=self.stopwatch,
         )
-        self.fingerprint["plan"] = self.engine.plan_notes()
+        self.fingerprint["plan"] = {
+            **self.engine.plan_notes(),
+            "max_ram_bytes": self._planned_bytes(earlier),
+        }
 
     def report(self) -> dict[str, Any]:
         """Runs to the end, publishes the files and returns the report."""
@@ -137,7 +156,7 @@ class _Run:
             probs_dtype=self.settings.probs_dtype,
             windows=windows,
         )
-        with files:
+        with closing(self.engine), files:
             resumed = self._stream(files)
             with self.stopwatch.stage("finish"):
                 files.finish()
@@ -146,7 +165,28 @@ class _Run:
                     files.draw(self.slide.thumbnail(OVERLAY_MAX_PX))
             report = self._report(files, resumed)
             files.publish(report)
+            self.engine.finish()
         return report
+
+    def _planned_bytes(self, earlier: Mapping[str, Any] | None) -> int:
+        """The memory that the plan was made for; warns where a plan is repeated that had more.
+
+        earlier: the plan of the work that is continued, or None.
+        """
+        allowed = allowed_bytes(self.settings)
+        if earlier is None:
+            return allowed
+        planned = int(earlier["max_ram_bytes"])
+        if planned > allowed:
+            folder = partial_folder(self.outputs.mask)
+            logger.warning(
+                "%s is continued as it was planned, for %d MiB of memory and not %d MiB; "
+                "delete it to start over with less",
+                folder,
+                planned >> 20,
+                allowed >> 20,
+            )
+        return planned
 
     def _stream(self, files: RunFiles) -> int:
         """Computes ahead in a thread while this one writes. Returns how many blocks were there already."""
@@ -193,7 +233,7 @@ class _Run:
 
     def _fingerprint(self) -> dict[str, Any]:
         """All that decides the mask's bytes, but for what the engine plans."""
-        left_out = {*ELSEWHERE, *unused_by(self.chosen.name)}
+        left_out = {*ELSEWHERE, *self.chosen.unused}
         return {
             "axial": __version__,
             "input": self.slide.fingerprint(),

@@ -2,13 +2,14 @@
 
 Each validation picture is written as a TIFF, predicted by `axialcli.predict`, and its mask read back
 from the file. Prints the mean Dice per picture for each modality, for dsb2018 and for tnbc, as JSON.
-With --joined all pictures are also laid out on one large slide, by modality, with gutters between
+With --joined the pictures of each modality are also laid out on one large slide, with gutters between
 them, and measured there: quality must not depend on the picture's size.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import tempfile
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with dsb2018/ and tnbc/")
     parser.add_argument("--model", default="nuclei")
-    parser.add_argument("--joined", action="store_true", help="also on one large slide")
+    parser.add_argument("--joined", action="store_true", help="also on large slides")
     args = parser.parse_args()
     # dsb2018 has no microns per pixel; that it says so 59 times helps nobody.
     logging.getLogger("axial").setLevel(logging.ERROR)
@@ -80,38 +81,45 @@ def predict_file(slide: Path, model: axialcli.Model) -> NDArray[np.uint8]:
     return np.asarray(tifffile.imread(mask, level=0), np.uint8)
 
 
-GUTTER_PX = 96
-JOINED_WIDTH_PX = 6144
+GUTTER_PX = 32
+SIDE_PX = 4096
+"""Width of a joined slide; its height is what the pictures need, at least as much."""
 
 
 def predict_joined(pictures: list[Picture], model: axialcli.Model, folder: Path) -> list[NDArray[np.uint8]]:
-    """The masks of pictures that were predicted on one slide, in shelves, modality by modality."""
-    places: dict[int, tuple[int, int]] = {}
-    shelves: list[tuple[int, int, NDArray[np.uint8]]] = []
-    top = GUTTER_PX
+    """The masks of pictures that were predicted on one slide for each modality, in shelves."""
+    masks: dict[int, NDArray[np.uint8]] = {}
     for modality in sorted({picture.modality for picture in pictures}):
-        group = [index for index, picture in enumerate(pictures) if picture.modality == modality]
-        first, left, height = top - GUTTER_PX, GUTTER_PX, 0
-        for index in group:
-            size = pictures[index].image_HWC.shape
-            if left + size[1] + GUTTER_PX > JOINED_WIDTH_PX:
-                top, left, height = top + height + GUTTER_PX, GUTTER_PX, 0
-            places[index] = (top, left)
-            left, height = left + size[1] + GUTTER_PX, max(height, size[0])
-        top += height + GUTTER_PX
-        shelves.append((first, top, commonest([pictures[index].image_HWC for index in group])))
-    slide_HWC = np.empty((top, JOINED_WIDTH_PX, 3), np.uint8)
-    for first, last, colour_C in shelves:
-        slide_HWC[first:last] = colour_C
-    for index, (y, x) in places.items():
-        image_HWC = pictures[index].image_HWC
-        slide_HWC[y : y + image_HWC.shape[0], x : x + image_HWC.shape[1]] = image_HWC
-    tifffile.imwrite(folder / "joined.tif", slide_HWC, photometric="rgb", tile=(256, 256), compression="zlib")
-    mask_HW = predict_file(folder / "joined.tif", model)
-    sizes = [picture.label_HW.shape for picture in pictures]
-    return [
-        mask_HW[y : y + sizes[index][0], x : x + sizes[index][1]] for index, (y, x) in sorted(places.items())
-    ]
+        group = {index: picture for index, picture in enumerate(pictures) if picture.modality == modality}
+        slide_HWC, places = join(list(group.values()))
+        tifffile.imwrite(
+            folder / "joined.tif", slide_HWC, photometric="rgb", tile=(256, 256), compression="zlib"
+        )
+        mask_HW = predict_file(folder / "joined.tif", model)
+        for index, (y, x) in zip(group, places, strict=True):
+            height, width = pictures[index].label_HW.shape
+            masks[index] = mask_HW[y : y + height, x : x + width]
+    return [masks[index] for index in range(len(pictures))]
+
+
+def join(pictures: list[Picture]) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
+    """A slide filled with the pictures, again and again, and where the first of each begins (y, x)."""
+    slide_HWC = np.empty((2 * SIDE_PX, SIDE_PX, 3), np.uint8)
+    slide_HWC[:] = commonest([picture.image_HWC for picture in pictures])
+    places: list[tuple[int, int]] = []
+    top, left, height = GUTTER_PX, GUTTER_PX, 0
+    for number in itertools.count():
+        image_HWC = pictures[number % len(pictures)].image_HWC
+        if left + image_HWC.shape[1] + GUTTER_PX > SIDE_PX:
+            top, left, height = top + height + GUTTER_PX, GUTTER_PX, 0
+        # Every picture is there at least once; then a square is filled.
+        if top + image_HWC.shape[0] > (SIDE_PX if number >= len(pictures) else len(slide_HWC)):
+            return slide_HWC[: max(SIDE_PX, top + height + GUTTER_PX)], places
+        slide_HWC[top : top + image_HWC.shape[0], left : left + image_HWC.shape[1]] = image_HWC
+        if number < len(pictures):
+            places.append((top, left))
+        left, height = left + image_HWC.shape[1] + GUTTER_PX, max(height, image_HWC.shape[0])
+    raise AssertionError("a slide is full some time")
 
 
 def commonest(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -7,23 +7,27 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 import axialcli
-from axialcli.engine import stream
+from axialcli.backends.torch_model import TorchModel
+from axialcli.engine.stream import barrier
 from axialcli.errors import ModelError, OutputError, UsageError
+from axialcli.output import Journal, RunFiles
 from tests.cli.conftest import command
 from tests.fixtures.slides import picture, write_tiled
-from tests.networks import small_model, small_model_file
+from tests.networks import small_model, small_model_file, small_spec, small_weights
 from tests.test_pipeline import interrupt_at_the_second_block, sha256
 
 CONTEXT: dict[str, Any] = {"width": (4, 8, 8), "depth": 1, "heads": 2, "span": 7}
-LINE = "operator 'adaptive_avg_pool2d' (node pool) looks at the whole picture"
+WHOLE: dict[str, Any] = {"width": (4, 8, 8), "depth": 1, "heads": 2, "span": None}
 
 
 @pytest.fixture
@@ -32,28 +36,35 @@ def slide(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that looks at the whole picture."""
-    monkeypatch.setattr(stream, "refusal", lambda model, size: LINE)
+def separable() -> TorchModel:
+    """A model of which every token looks at all others."""
+    spec = small_spec("axial_segmenter", **CONTEXT)
+    spec = replace(spec, config={**spec.config, "attention": "separable"}, receptive_field_px=None)
+    return TorchModel(
+        spec=spec,
+        weights=small_weights(spec),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        sha256="0" * 64,
+        where="small",
+    )
 
 
-@pytest.mark.usefixtures("refused")
 def test_auto_takes_tiles_where_a_model_cannot_be_streamed_and_says_why(
-    tmp_path: Path, slide: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, slide: Path, separable: TorchModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = axialcli.predict(slide, tmp_path / "mask.tif", model=small_model())
+    report = axialcli.predict(slide, tmp_path / "mask.tif", model=separable)
 
     assert report["engine"] == "tiles"
-    assert report["engine_reason"] == LINE
-    assert [record.getMessage() for record in caplog.records] == [
-        f"model 'small' cannot be streamed, tiles are used: {LINE}"
-    ]
+    assert "SeparableAttention" in report["engine_reason"]
+    assert caplog.messages == [f"model 'small' cannot be streamed, tiles are used: {report['engine_reason']}"]
 
 
-@pytest.mark.usefixtures("refused")
-def test_a_stream_that_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, slide: Path) -> None:
-    with pytest.raises(ModelError, match=r"model 'small' cannot be streamed: operator 'adaptive_avg_pool2d'"):
-        axialcli.predict(slide, tmp_path / "mask.tif", model=small_model(), engine="stream")
+def test_a_stream_that_cannot_be_is_refused_and_leaves_nothing(
+    tmp_path: Path, slide: Path, separable: TorchModel
+) -> None:
+    with pytest.raises(ModelError, match=r"model 'small' cannot be streamed: .*SeparableAttention"):
+        axialcli.predict(slide, tmp_path / "mask.tif", model=separable, engine="stream")
 
     assert [path.name for path in tmp_path.iterdir()] == ["slide.tif"]
 
@@ -244,3 +255,139 @@ def test_the_other_engine_starts_over_and_says_so(
 
     assert report["resumed_blocks"] == 0
     assert "starting over, the earlier run differed in: engine" in caplog.text
+
+
+def test_options_of_a_store_are_idle_where_a_model_needs_none(
+    tmp_path: Path, slide: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model("axial_segmenter", **CONTEXT)
+    with monkeypatch.context() as patch:
+        interrupt_at_the_second_block(patch)
+        with pytest.raises(KeyboardInterrupt):
+            axialcli.predict(slide, tmp_path / "mask.tif", model=model)
+    assert caplog.messages == []
+
+    report = axialcli.predict(
+        slide,
+        tmp_path / "mask.tif",
+        model=model,
+        scratch=tmp_path,
+        store_dtype="float16",
+        probs_dtype="float16",
+        background="#f0f0f0:2",
+    )
+
+    assert caplog.messages[:2] == [
+        "--scratch, --store-dtype: no effect, this model does not look at the whole height",
+        "--probs-dtype: no effect without --probs",
+    ]
+    # Only the background decides anything.
+    assert "starting over, the earlier run differed in: background, settings" in caplog.messages[2]
+    assert len(caplog.messages) == 3
+    assert report["resumed_blocks"] == 0
+
+
+def test_a_background_is_filled_but_not_skipped_where_pixels_look_everywhere(
+    tmp_path: Path, slide: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small_model("axial_segmenter", **WHOLE)
+
+    report = axialcli.predict(slide, tmp_path / "mask.tif", model=model, background="#f0f0f0:2")
+
+    assert report["background"]["skipped_share"] == 0
+    assert caplog.messages == [
+        "--background: blank pixels are set to one colour, but none is skipped: "
+        "this model looks at whole rows or columns"
+    ]
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> dict[str, Any]:
+    """Options of a run that keeps its features in a scratch folder."""
+    (tmp_path / "scratch").mkdir()
+    return {"model": small_model("axial_segmenter", **WHOLE), "scratch": tmp_path / "scratch"}
+
+
+def fail_to_write(patch: pytest.MonkeyPatch, blocks: int) -> None:
+    """The disk is full after so many blocks."""
+    real = Journal.record
+
+    def record(journal: Journal, box: Any, counts: Any) -> None:
+        if len(journal.done) == blocks:
+            raise OutputError("the disk is full")
+        real(journal, box, counts)
+
+    patch.setattr(Journal, "record", record)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_scratch_files_outlive_a_run_that_fails_in_writing(
+    tmp_path: Path,
+    slide: Path,
+    on_disk: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    blocks: int,
+) -> None:
+    """Also that of the last block, which the engine has finished by then."""
+    axialcli.predict(slide, tmp_path / "want.tif", **on_disk)
+    assert not list((tmp_path / "scratch").iterdir())
+    with monkeypatch.context() as patch:
+        fail_to_write(patch, blocks)
+        with pytest.raises(OutputError, match="the disk is full"):
+            axialcli.predict(slide, tmp_path / "mask.tif", **on_disk)
+    assert len(list((tmp_path / "scratch").glob("*/features-*.bin"))) > 0
+
+    with monkeypatch.context() as patch:
+        # What was planned and what was passed over is not done again.
+        patch.setattr(barrier, "choose_steps", None)
+        patch.setattr(barrier.Runner, "run", None)
+        report = axialcli.predict(slide, tmp_path / "mask.tif", **on_disk)
+
+    assert report["resumed_blocks"] == blocks
+    assert sha256(tmp_path / "mask.tif") == sha256(tmp_path / "want.tif")
+    assert not list((tmp_path / "scratch").iterdir())
+    assert caplog.messages == []
+
+
+def test_scratch_files_go_once_the_mask_has_its_name(
+    tmp_path: Path, slide: Path, on_disk: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(files: RunFiles, report: Any) -> None:
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFiles, "publish", fail)
+        with pytest.raises(OutputError, match="the disk is full"):
+            axialcli.predict(slide, tmp_path / "mask.tif", **on_disk)
+    assert len(list((tmp_path / "scratch").glob("*/features-*.bin"))) > 0
+
+    report = axialcli.predict(slide, tmp_path / "mask.tif", **on_disk)
+
+    assert report["resumed_blocks"] == 3
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+@pytest.mark.parametrize("engine", ["stream", "tiles"])
+def test_a_run_is_continued_with_another_max_ram_as_it_was_planned(
+    tmp_path: Path,
+    slide: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+) -> None:
+    options: dict[str, Any] = {"model": small_model(), "engine": engine}
+    want = axialcli.predict(slide, tmp_path / "want.tif", max_ram_bytes=4 << 30, **options)
+    for number, (budget, said) in enumerate([(8 << 30, 0), (2 << 30, 1)]):
+        mask = tmp_path / f"{number}.tif"
+        with monkeypatch.context() as patch:
+            interrupt_at_the_second_block(patch)
+            with pytest.raises(KeyboardInterrupt):
+                axialcli.predict(slide, mask, max_ram_bytes=4 << 30, **options)
+
+        report = axialcli.predict(slide, mask, max_ram_bytes=budget, **options)
+
+        assert report["resumed_blocks"] == 1
+        assert report["settings"]["strips"] == want["settings"]["strips"]
+        assert len(caplog.messages) == said
+    assert "is continued as it was planned, for 4096 MiB of memory and not 2048 MiB" in caplog.text

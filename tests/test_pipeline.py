@@ -325,6 +325,51 @@ def test_peak_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:
     assert peaks[1] <= 1.1 * peaks[0]
 
 
+SLIM: dict[str, Any] = {"width": (4, 8, 8), "depth": 1, "heads": 2, "span": 17}
+"""Of an axial segmenter with little to compute."""
+
+
+def streamed(slide: Path, out: Path, model: Path, *options: str) -> dict[str, Any]:
+    """The report of a stream in a process of its own."""
+    run = subprocess.run(
+        command(["predict", slide, "-o", out, "-m", model, "--engine", "stream", "--json", *options]),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    report: dict[str, Any] = json.loads(run.stdout)
+    return report
+
+
+def test_peak_memory_of_a_stream_does_not_grow_with_the_height(tmp_path: Path) -> None:
+    model = small_model_file(tmp_path / "m.safetensors", "axial_segmenter", **SLIM)
+    reports = []
+    for height in (4096, 16384):
+        zeros_HWC = np.zeros((height, 1024, 3), np.uint8)
+        slide = write_tiled(tmp_path / f"{height}.tif", zeros_HWC, tile=512, factors=(), mpp=0.5).path
+        reports.append(streamed(slide, tmp_path / f"{height}-mask.tif", model))
+
+    low, high = reports
+    assert high["settings"]["state_bytes"] == low["settings"]["state_bytes"]
+    assert high["peak_resident_bytes"] <= 1.1 * low["peak_resident_bytes"]
+
+
+def test_max_ram_is_kept_by_a_stream_on_a_wide_slide(tmp_path: Path) -> None:
+    model = small_model_file(tmp_path / "m.safetensors", "axial_segmenter", classes=5, **SLIM)
+    zeros_HWC = np.zeros((264, 40_000, 1), np.uint8)
+    wide = write_tiled(tmp_path / "wide.tif", zeros_HWC, tile=512, factors=(), mpp=0.5).path
+
+    rich = streamed(wide, tmp_path / "rich.tif", model, "--max-ram", "12G")
+    poor = streamed(wide, tmp_path / "poor.tif", model, "--max-ram", "440M")
+
+    assert len(rich["settings"]["strips"]) == 1
+    assert rich["peak_resident_bytes"] > 440 << 20
+    assert len(poor["settings"]["strips"]) > 1
+    assert poor["peak_resident_bytes"] < 440 << 20
+    masks = [tifffile.imread(tmp_path / name, level=0) for name in ("rich.tif", "poor.tif")]
+    assert np.array_equal(*masks)
+
+
 def test_max_ram_is_kept_on_a_wide_slide(tmp_path: Path) -> None:
     model = small_model_file(tmp_path / "m.safetensors", classes=5)
     wide = write_tiled(

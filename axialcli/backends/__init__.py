@@ -35,10 +35,14 @@ def load_model(
     spec, weights = read_model(path)
     if spec.task != "segmentation" or spec.output.stride != 1:
         raise ModelError(f"{path}: only dense segmentation models are supported so far")
+    chosen = _device(device)
+    if chosen.type == "cuda" and dtype in ("auto", "float32"):
+        # Convolutions of float32 are otherwise rounded to ten bits there, and engines would disagree.
+        torch.backends.cudnn.allow_tf32 = False
     return TorchModel(
         spec=spec,
         weights=weights,
-        device=_device(device),
+        device=chosen,
         dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype),
         sha256=file_hash(path),
         where=str(path),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from axialcli.engine.ahead import ahead
 from axialcli.engine.background import Background
 from axialcli.engine.certify import Certifier
-from axialcli.engine.choose import ChosenEngine, choose_engine, make_engine, unused_by
+from axialcli.engine.choose import ChosenEngine, allowed_bytes, choose_engine, make_engine
 from axialcli.engine.find_background import FoundBackground, find_background
 from axialcli.engine.memory import machine_bytes, peak_resident_bytes
 from axialcli.engine.protocol import Engine
@@ -24,11 +24,11 @@ __all__ = [
     "TileEngine",
     "TilePlan",
     "ahead",
+    "allowed_bytes",
     "choose_engine",
     "choose_view",
     "find_background",
     "machine_bytes",
     "make_engine",
     "peak_resident_bytes",
-    "unused_by",
 ]

@@ -19,21 +19,32 @@ from axialcli.errors import LimitError, ModelError
 from axialcli.geometry import Box, Size
 from axialcli.image import SlideView
 
-ONLY_FOR: dict[EngineName, tuple[str, ...]] = {
-    "tiles": ("tile", "overlap", "blend", "batch"),
-    "stream": ("scratch", "store_dtype"),
-}
-"""Settings that one engine alone looks at."""
+OF_TILES = ("tile", "overlap", "blend", "batch")
+"""Settings that only tiles look at."""
+
+OF_STORE = ("scratch", "store_dtype")
+"""Settings that only a stream looks at, and only where attention over the whole height needs a store."""
 
 logger = logging.getLogger("axial")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenEngine:
-    """name: of the engine. reason: why not the stream, where tiles stand in for it; otherwise None."""
+    """name: of the engine. reason: why not the stream, where tiles stand in for it; otherwise None.
+    stores: the stream keeps features in a store. sees_axes: of the stream, each pixel looks at a whole
+    row or column."""
 
     name: EngineName
     reason: str | None = None
+    stores: bool = False
+    sees_axes: bool = False
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Settings that decide nothing here."""
+        if self.name == "tiles":
+            return OF_STORE
+        return OF_TILES if self.stores else (*OF_TILES, *OF_STORE)
 
 
 def choose_engine(settings: PredictSettings, model: Model, size: Size) -> ChosenEngine:
@@ -43,8 +54,7 @@ def choose_engine(settings: PredictSettings, model: Model, size: Size) -> Chosen
     asked for and the model cannot be streamed.
     """
     chosen = _choose(settings.engine, model, size)
-    if idle := idle_settings(settings, chosen.name):
-        logger.warning("%s: no effect with the engine '%s'", ", ".join(idle), chosen.name)
+    _warn_of_idle(settings, chosen)
     return chosen
 
 
@@ -52,30 +62,46 @@ def _choose(asked: EngineChoice, model: Model, size: Size) -> ChosenEngine:
     if asked == "tiles":
         return ChosenEngine(name="tiles")
     # Tracing libraries are slow to load, and tiles need none.
-    from axialcli.engine.stream import refusal
+    from axialcli.engine.stream.examine import examine
+    from axialcli.engine.stream.trace import NotStreamable
 
-    reason = refusal(model, size)
-    if reason is None:
-        return ChosenEngine(name="stream")
-    if asked == "stream":
-        raise ModelError(f"model '{model.spec.name}' cannot be streamed: {reason}; use --engine tiles")
-    logger.warning("model '%s' cannot be streamed, tiles are used: %s", model.spec.name, reason)
-    return ChosenEngine(name="tiles", reason=reason)
+    try:
+        graph = examine(model, size)
+    except NotStreamable as refused:
+        if asked == "stream":
+            raise ModelError(
+                f"model '{model.spec.name}' cannot be streamed: {refused}; use --engine tiles"
+            ) from refused
+        logger.warning("model '%s' cannot be streamed, tiles are used: %s", model.spec.name, refused)
+        return ChosenEngine(name="tiles", reason=str(refused))
+    return ChosenEngine(name="stream", stores=bool(graph.barriers), sees_axes=graph.looks_everywhere)
 
 
-def unused_by(name: EngineName) -> list[str]:
-    """Settings that this engine does not look at."""
-    return [setting for engine, own in ONLY_FOR.items() if engine != name for setting in own]
+def _warn_of_idle(settings: PredictSettings, chosen: ChosenEngine) -> None:
+    """One warning for each reason why an option that was given has no effect, or not all of it."""
+    other = OF_STORE if chosen.name == "tiles" else OF_TILES
+    if idle := _given(settings, other):
+        logger.warning("%s: no effect with the engine '%s'", ", ".join(idle), chosen.name)
+    if chosen.name == "tiles":
+        return
+    if not chosen.stores and (idle := _given(settings, OF_STORE)):
+        logger.warning("%s: no effect, this model does not look at the whole height", ", ".join(idle))
+    if chosen.sees_axes and settings.background != "off":
+        logger.warning(
+            "--background: blank pixels are set to one colour, but none is skipped: "
+            "this model looks at whole rows or columns"
+        )
 
 
-def idle_settings(settings: PredictSettings, name: EngineName) -> list[str]:
-    """Options that were given, and that the engine does not look at, as they stand on the command line."""
+def _given(settings: PredictSettings, names: Sequence[str]) -> list[str]:
+    """Those of the settings that are not the default, as they stand on the command line."""
     defaults = {field.name: field.default for field in fields(PredictSettings)}
-    return [
-        "--" + setting.replace("_", "-")
-        for setting in unused_by(name)
-        if getattr(settings, setting) != defaults[setting]
-    ]
+    return ["--" + name.replace("_", "-") for name in names if getattr(settings, name) != defaults[name]]
+
+
+def allowed_bytes(settings: PredictSettings) -> int:
+    """What the process may take of memory: what was given, or half of the machine's."""
+    return machine_bytes() // 2 if settings.max_ram_bytes is None else settings.max_ram_bytes
 
 
 def make_engine(
@@ -101,9 +127,8 @@ def make_engine(
     the blocks carry. reserved_bytes: of the memory, for others. repeat: the notes of an earlier run.
     run_name, fingerprint: what the run is called, and what decides its numbers, for work that it leaves.
     """
-    allowed = machine_bytes() // 2 if settings.max_ram_bytes is None else settings.max_ram_bytes
+    allowed = allowed_bytes(settings)
     shared: dict[str, Any] = {
-        "max_ram_bytes": max(allowed - reserved_bytes, 1),
         "background": background,
         "windows": windows,
         "probs": probs,
@@ -121,6 +146,7 @@ def make_engine(
                 blend=settings.blend,
                 batch=settings.batch,
                 cached_rows=cached_rows,
+                max_ram_bytes=max(allowed - reserved_bytes, 1),
                 **shared,
             )
         from axialcli.engine.stream.engine import StreamEngine
@@ -129,6 +155,9 @@ def make_engine(
         return StreamEngine(
             view,
             model,
+            max_ram_bytes=allowed,
+            max_ram_given=settings.max_ram_bytes is not None,
+            reserved_bytes=reserved_bytes,
             scratch=scratch,
             store_dtype=settings.store_dtype,
             run_name=run_name,

@@ -32,6 +32,12 @@ class Engine(Protocol):
     def plan_notes(self) -> dict[str, Any]:
         """What was planned from measured memory, in JSON's types; part of the journal's fingerprint."""
 
+    def finish(self) -> None:
+        """The output is complete: removes what the engine kept to continue."""
+
+    def close(self) -> None:
+        """Ends what the engine has open; what it keeps to continue stays. Does nothing a second time."""
+
     def describe(self) -> dict[str, Any]:
         """For the report, in JSON's types: the plan, and after the run what was done of it.
 

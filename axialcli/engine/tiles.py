@@ -105,6 +105,12 @@ class TileEngine:
         """Batch, and the left edges of the strips."""
         return {"batch": self.batch, "strips": [x0 for x0, _, _ in self.plan.strips]}
 
+    def finish(self) -> None:
+        """Nothing to do: tiles leave nothing behind."""
+
+    def close(self) -> None:
+        """Nothing to do: nothing is open between two blocks."""
+
     def describe(self) -> dict[str, Any]:
         """batch, strips and tiles of the plan; the shares of pixels that were blank and of tiles that were
         skipped, of what this run itself did."""

@@ -21,11 +21,12 @@ def rotate_(heads: Tensor, *, along: int, start: int) -> Tensor:
     """
     half = heads.shape[-1] // 2
     # In float64 until the sine is taken: a position of 100,000 leaves float32 two digits of its angle.
-    steps = torch.arange(half, dtype=torch.float64, device=heads.device)
-    places = torch.arange(start, start + heads.shape[along], dtype=torch.float64, device=heads.device)
+    # On the processor, for not every device has float64.
+    steps = torch.arange(half, dtype=torch.float64)
+    places = torch.arange(start, start + heads.shape[along], dtype=torch.float64)
     angles = places[:, None] * BASE ** (-steps / half)
     angles = angles.view(-1, *[1] * (heads.ndim - 2 - along), half)
-    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
+    cos, sin = angles.cos().to(heads), angles.sin().to(heads)
     first, second = heads[..., :half], heads[..., half:]
     turned_first, turned_second = first * cos - second * sin, second * cos + first * sin
     first.copy_(turned_first)

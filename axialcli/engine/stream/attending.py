@@ -15,7 +15,7 @@ from torch import Tensor
 from axialcli.engine.stream.graph import Plane
 from axialcli.engine.stream.operators import Operator, Piece
 from axialcli.engine.stream.reach import SAME, Reach
-from axialcli.engine.stream.values import Builder, NotStreamable, Value, channels_last
+from axialcli.engine.stream.values import Builder, NotStreamable, Value
 from axialcli.geometry import Box
 from axialcli.nn.attention import MAX_ROWS, AxialAttention
 
@@ -107,9 +107,7 @@ class LocalWindows(Operator):
 
 
 def axial_attention(build: Builder, module: AxialAttention, x: Value) -> Value:
-    plane = channels_last(x)
-    if (plane.row_dim, plane.column_dim, len(plane.shape)) != (1, 2, 4):
-        raise NotStreamable(f"wants the layout [B, H, W, C] and gets {list(plane.shape)}")
+    plane = tokens(x)
     if module.axis in ("width", 0):
         return build.add(WidthAttention(module), [x], plane)
     channels = plane.shape[3]
@@ -119,4 +117,12 @@ def axial_attention(build: Builder, module: AxialAttention, x: Value) -> Value:
 
 
 def window_attention(build: Builder, module: Any, x: Value) -> Value:
-    return build.add(LocalWindows(module), [x], channels_last(x))
+    return build.add(LocalWindows(module), [x], tokens(x))
+
+
+def tokens(x: Value) -> Plane:
+    """The plane of a value in the layout [B, H, W, C]. Raises NotStreamable for any other."""
+    plane = x.plane
+    if (plane.row_dim, plane.column_dim, len(plane.shape)) != (1, 2, 4):
+        raise NotStreamable(f"wants the layout [B, H, W, C] and gets {list(plane.shape)}")
+    return plane

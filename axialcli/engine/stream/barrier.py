@@ -5,6 +5,8 @@ Shapes: B batch, C channels, W width; R rows of a grid.
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,10 +20,13 @@ from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.needs import Needs, choose_steps, estimate_seconds, stage_bytes
 from axialcli.engine.stream.passes import ReadRows, Runner
 from axialcli.engine.stream.schedule import Schedule, make_schedule
-from axialcli.engine.stream.scratch import Scratch, scratch_folder
+from axialcli.engine.stream.scratch import JOURNAL, Scratch, scratch_folder
 from axialcli.engine.stream.slots import assign
 from axialcli.engine.stream.stages import split
 from axialcli.engine.stream.store import MemoryStore, ScratchStore
+from axialcli.notes import read_note
+
+logger = logging.getLogger("axial")
 
 NOTE_S = 30.0
 """Seconds between two notes within a stage: about what a kill can cost."""
@@ -35,7 +40,8 @@ class BarrierFlow:
     memory; name: what the run is called there, such as its output's path. store_dtype: of what is
     stored. fingerprint: all that decides the features, in JSON's types; work in the scratch folder
     under another one is dropped. plan: the `plan` of an earlier run, so that the numbers come out the
-    same, or None. Nothing is allocated or written before `prepare`. Raises NotStreamable.
+    same; None for that of the work in the scratch folder, or a new one. Nothing is allocated or written
+    before `prepare`. Raises NotStreamable.
     """
 
     def __init__(
@@ -56,17 +62,22 @@ class BarrierFlow:
         self._folder = None if scratch is None else scratch_folder(scratch, name)
         self._stages = split(graph)
         self._places = assign(graph, self._stages, in_place=scratch is None)
+        decided = {
+            **fingerprint,
+            "dtypes": [str(dtype), str(store_dtype)],
+            "slots": [[slot.height, slot.width, slot.depth] for slot in self._places.slots],
+        }
+        self._repeats = plan is not None
+        self._found = False
+        if plan is None and self._folder is not None:
+            plan = _earlier_plan(self._folder, decided)
+            self._repeats = self._found = plan is not None
         if plan is None:
             tiles, free = scratch is not None, max_bytes - self._store_bytes()[0]
             self._steps = choose_steps(self._stages, dtype.itemsize, free, tiles=tiles)
         else:
             self._steps = [int(step) for step in plan["steps"]]
-        self._fingerprint = {
-            **fingerprint,
-            "plan": self.plan,
-            "dtypes": [str(dtype), str(store_dtype)],
-            "slots": [[slot.height, slot.width, slot.depth] for slot in self._places.slots],
-        }
+        self._fingerprint = {**decided, "plan": self.plan}
         self._scratch: Scratch | None = None
         self._runner: Runner | None = None
         self._done = 0
@@ -109,14 +120,28 @@ class BarrierFlow:
             seconds=None if self._seconds is None else sum(self._seconds),
         )
 
-    def check(self) -> None:
-        """Raises LimitError where the memory is too little, OutputError where the disk is."""
+    def check(self, fixed_bytes: int | None = 0) -> None:
+        """Raises LimitError where the memory is too little for a new plan, OutputError where the disk is.
+
+        fixed_bytes: what the process takes beside `max_bytes`; None where these are a GPU's.
+        """
+        needs = self.needs(calibrate=False)
+        if not self._repeats:
+            needs.check_memory(self._max_bytes, fixed_bytes, self._parent)
+        elif self._found and needs.memory_bytes > self._max_bytes:
+            logger.warning(
+                "%s is continued, its plan takes more memory than there is now; "
+                "delete it to start over with less",
+                self._folder,
+            )
+        if self._parent is None:
+            return
         there = 0
         if self._folder is not None and self._folder.is_dir():
             # What is really taken: the files have holes until every strip was written once.
             found = [path.stat() for path in self._folder.glob("features-*.bin")]
             there = sum(min(one.st_size, 512 * getattr(one, "st_blocks", 0)) for one in found)
-        self.needs(calibrate=False).check(self._max_bytes, self._parent, there)
+        needs.check_disk(self._parent, there)
 
     def prepare(
         self,
@@ -176,13 +201,14 @@ class BarrierFlow:
         self._done = 0
 
     def remove(self) -> None:
-        """Ends the run: as `close`, and deletes the scratch files. Raises OutputError."""
-        scratch = self._scratch
-        if self._runner is not None:
-            self._runner.store.close()
+        """Ends the run: as `close`, and deletes the scratch files, were they in use or not. Raises
+        OutputError."""
+        scratch, self._scratch = self._scratch, None
+        self.close()
+        if scratch is None and self._folder is not None and self._folder.is_dir():
+            scratch = self._open_scratch(self._folder)
         if scratch is not None:
             scratch.remove()
-        self.close()
 
     def _store_bytes(self) -> tuple[int, int]:
         """What the store takes: of memory, and of disk."""
@@ -198,12 +224,15 @@ class BarrierFlow:
             if self._folder is None:
                 store = MemoryStore(slots, self._store_dtype, self._device)
             else:
-                sizes = ScratchStore.sizes(slots, self._store_dtype)
-                self._scratch = Scratch(self._folder, self._fingerprint, sizes)
+                self._scratch = self._open_scratch(self._folder)
                 self._done = self._scratch.stage
                 store = self._scratch.store(slots, self._store_dtype)
             self._runner = Runner(places=self._places, store=store, dtype=self._dtype, device=self._device)
         return self._runner
+
+    def _open_scratch(self, folder: Path) -> Scratch:
+        sizes = ScratchStore.sizes(self._places.slots, self._store_dtype)
+        return Scratch(folder, self._fingerprint, sizes)
 
     def _note(self, stage: int, at: int) -> None:
         """Notes on disk how far the run is."""
@@ -216,3 +245,21 @@ class BarrierFlow:
         """What is done of all stages before the last, once `done` of a stage is."""
         weights = (self._seconds or [1.0] * len(self._stages))[:-1]
         return (sum(weights[:stage]) + weights[stage] * done) / (sum(weights) or 1.0)
+
+
+def _earlier_plan(folder: Path, decided: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The plan of the work in a scratch folder; None where there is none, or it is another run's.
+
+    An output that was ended before its first block keeps no plan, but hours of passes may be here.
+    """
+    try:
+        with (folder / JOURNAL).open("rb") as file:
+            note, progress = (read_note(file.readline()) for _ in range(2))
+    except OSError:
+        return None
+    if progress is None:
+        return None
+    said = dict(note["fingerprint"]) if note else {}
+    plan: Mapping[str, Any] | None = said.pop("plan", None)
+    # As a journal gives it back: JSON knows no tuples.
+    return plan if said == json.loads(json.dumps(decided)) else None

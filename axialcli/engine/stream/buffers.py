@@ -82,7 +82,11 @@ class RingBuffer:
 
     def __init__(self, plane: Plane, *, room: int, dtype: torch.dtype, device: torch.device) -> None:
         self._layout = MemoryLayout(plane)
-        self._rows = self._layout.empty(room, plane.width, dtype, device)
+        *others, channels = self._layout.others
+        # Attention goes down one column after the other: in memory the rows of a column and a head are
+        # neighbours. They are read several times as often as they are written.
+        self._columns = torch.zeros((plane.width, *others, room, channels), dtype=dtype, device=device)
+        self._rows = self._columns.movedim(-2, 0)
         self.numbers = torch.full((room,), ABSENT, dtype=torch.int64, device=device)
         self._stop = 0
 
@@ -90,7 +94,7 @@ class RingBuffer:
         """Empties the buffer; the next row to come is `row`."""
         self.numbers.fill_(ABSENT)
         # What is not there must not look like infinity: a weight of zero times infinity is none.
-        self._rows.zero_()
+        self._columns.zero_()
         self._stop = row
 
     def append(self, count: int) -> list[tuple[int, int, Tensor]]:
@@ -128,7 +132,7 @@ class RingBuffer:
 
     @property
     def nbytes(self) -> int:
-        return self._rows.nbytes
+        return self._columns.nbytes
 
 
 ABSENT = -(1 << 40)
@@ -141,13 +145,13 @@ class MemoryLayout:
     def __init__(self, plane: Plane) -> None:
         dims = len(plane.shape)
         others = [dim for dim in range(1, dims) if dim not in (plane.row_dim, plane.column_dim)]
-        self._others = tuple(plane.shape[dim] for dim in others)
+        self.others = tuple(plane.shape[dim] for dim in others)
         in_memory = [0, plane.row_dim, plane.column_dim, *others]
         self._order = [in_memory.index(dim) for dim in range(dims)]
 
     def empty(self, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Memory for rows; zero, so that what was never written is a number."""
-        return torch.zeros((rows, columns, *self._others), dtype=dtype, device=device)
+        return torch.zeros((rows, columns, *self.others), dtype=dtype, device=device)
 
     def view(self, rows: Tensor) -> Tensor:
         """Rows as they lie in memory, seen in the node's layout, without a copy."""

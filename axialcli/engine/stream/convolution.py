@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.engine.stream.graph import Plane
-from axialcli.engine.stream.operators import Operator, Piece, missing
+from axialcli.engine.stream.operators import Operator, Piece, parts
 from axialcli.engine.stream.reach import Reach
 from axialcli.engine.stream.values import Builder, NotStreamable, Value, channels_first, pair
 from axialcli.geometry import Box
@@ -26,6 +26,7 @@ class Neighbourhood(Operator):
     """
 
     fresh = True
+    border = True
 
     def __init__(
         self,
@@ -43,19 +44,22 @@ class Neighbourhood(Operator):
                 for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True)
             )
         )
-        self.apply, self.fill = apply, fill
-        self.border = any(padding)
+        self.apply, self.fill, self.padding = apply, fill, padding
 
     def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
-        piece = pieces[0]
-        (top, bottom), (left, right) = (
-            missing(reach, start, stop, length)
-            for reach, (start, stop), length in zip(
-                self.reaches[0], ((box.y0, box.y1), (box.x0, box.x1)), piece.size, strict=True
-            )
-        )
-        x_BCHW = piece.tensor
+        x_BCHW = pieces[0].tensor
+        pads: list[tuple[int, int]] = []
+        spans = ((box.y0, box.y1), (box.x0, box.x1))
+        for dim, reach, span, length in zip((2, 3), self.reaches[0], spans, pieces[0].size, strict=True):
+            before, there, behind = parts(reach, *span, length)
+            pads.append((before, behind))
+            # Of a box that lies in the padding alone nothing is there, although a row was given.
+            x_BCHW = x_BCHW.narrow(dim, 0, there)
+        (top, bottom), (left, right) = pads
+        if 0 in x_BCHW.shape:
+            return self.apply(F.pad(x_BCHW, (left, right, top, bottom), value=self.fill), (0, 0))
         # The operator pads both sides alike and for free; what it makes too much is cut off again.
+        top, left = min(top, self.padding[0]), min(left, self.padding[1])
         if bottom > top or right > left:
             x_BCHW = F.pad(x_BCHW, (0, max(right - left, 0), 0, max(bottom - top, 0)), value=self.fill)
         out_BCHW = self.apply(x_BCHW, (top, left))
@@ -66,6 +70,7 @@ class Transposed(Operator):
     """A transposed convolution over [B, C, H, W]."""
 
     fresh = True
+    border = True
 
     def __init__(self, module: nn.ConvTranspose2d) -> None:
         reaches = []
@@ -76,11 +81,6 @@ class Transposed(Operator):
             reaches.append(Reach(per=s, first=p - d * (k - 1) + s - 1, last=p))
         super().__init__((reaches[0], reaches[1]))
         self.module = module
-        # Edge outputs get fewer contributions than inner ones.
-        self.border = any(
-            d * (k - 1) + 1 > s
-            for k, s, d in zip(module.kernel_size, module.stride, module.dilation, strict=True)
-        )
 
     def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
         module, inside = self.module, pieces[0].box
@@ -185,6 +185,22 @@ def conv_transpose2d(build: Builder, module: nn.ConvTranspose2d, x: Value) -> Va
     return build.add(Transposed(module), [x], plane.with_size(height, width, module.out_channels))
 
 
+def _fits(
+    x: Value,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> bool:
+    """Whether the kernel's steps end at the picture's edge, so that rounding up changes nothing."""
+    return all(
+        (length + 2 * p - d * (k - 1) - 1) % s == 0
+        for length, k, s, p, d in zip(
+            (x.plane.height, x.plane.width), kernel, stride, padding, dilation, strict=True
+        )
+    )
+
+
 def max_pool(
     build: Builder,
     x: Value,
@@ -195,9 +211,9 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Value:
-    if ceil_mode or return_indices:
-        raise NotStreamable("has ceil_mode or return_indices")
     kernel, steps, spread = pair(kernel_size), pair(stride or kernel_size), pair(dilation)
+    if return_indices or (ceil_mode and not _fits(x, kernel, steps, pair(padding), spread)):
+        raise NotStreamable("has return_indices, or a ceil_mode that matters")
 
     def apply(x_BCHW: Tensor, pad: tuple[int, int]) -> Tensor:
         return F.max_pool2d(x_BCHW, kernel, steps, pad, spread)
@@ -215,9 +231,11 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
-    if ceil_mode or (any(pair(padding)) and not count_include_pad):
-        raise NotStreamable("has ceil_mode, or a padding that does not count")
     kernel, steps = pair(kernel_size), pair(stride or kernel_size)
+    if ceil_mode and not _fits(x, kernel, steps, pair(padding), (1, 1)):
+        raise NotStreamable("has a ceil_mode that matters")
+    if any(pair(padding)) and not count_include_pad:
+        raise NotStreamable("has a padding that does not count")
 
     def apply(x_BCHW: Tensor, pad: tuple[int, int]) -> Tensor:
         return F.avg_pool2d(x_BCHW, kernel, steps, pad, divisor_override=divisor_override)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from axialcli.engine.stream.graph import Plane
-from axialcli.engine.stream.operators import Operator, Piece, missing
+from axialcli.engine.stream.operators import Operator, Piece, parts
 from axialcli.engine.stream.pointwise import pointwise
 from axialcli.engine.stream.reach import Reach
 from axialcli.engine.stream.values import Builder, NotStreamable, Value
@@ -19,22 +19,22 @@ from axialcli.geometry import Box
 class Shift(Operator):
     """A crop or a padding: output i is input i + offset, or `fill` where there is none."""
 
+    border = True
+
     def __init__(self, row_dim: int, column_dim: int, *, rows: int, columns: int, fill: float) -> None:
         super().__init__((Reach(first=rows, last=rows), Reach(first=columns, last=columns)))
         self.dims, self.fill = (row_dim, column_dim), fill
-        self.border = rows < 0 or columns < 0
 
     def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
         out = pieces[0].tensor
         pads = [0] * (2 * out.dim())
-        for dim, reach, (start, stop), length in zip(
-            self.dims, self.reaches[0], ((box.y0, box.y1), (box.x0, box.x1)), pieces[0].size, strict=True
-        ):
-            before, behind = missing(reach, start, stop, length)
+        spans = ((box.y0, box.y1), (box.x0, box.x1))
+        for dim, reach, span, length in zip(self.dims, self.reaches[0], spans, pieces[0].size, strict=True):
+            before, there, behind = parts(reach, *span, length)
             # A box that lies beside the picture asks for nothing of it.
-            out = out.narrow(dim, 0, max(0, stop - start - before - behind))
+            out = out.narrow(dim, 0, there)
             at = 2 * (out.dim() - 1 - dim)
-            pads[at], pads[at + 1] = min(before, stop - start), min(behind, stop - start)
+            pads[at], pads[at + 1] = before, behind
         return F.pad(out, pads, value=self.fill) if any(pads) else out
 
 
@@ -89,3 +89,29 @@ def getitem(build: Builder, x: Value, key: Any) -> Value:
     if rows[1] <= rows[0] or columns[1] <= columns[0]:
         raise NotStreamable("takes a part that is empty")
     return shift(build, x, rows, columns)
+
+
+def split(
+    build: Builder, x: Value, split_size_or_sections: int | Sequence[int], dim: int = 0
+) -> tuple[Value, ...]:
+    dim %= len(x.shape)
+    given, length = split_size_or_sections, x.shape[dim]
+    sizes = (
+        [min(given, length - start) for start in range(0, length, given)]
+        if isinstance(given, int)
+        else list(given)
+    )
+    starts = [sum(sizes[:at]) for at in range(len(sizes))]
+    whole = (slice(None),) * dim
+    return tuple(
+        getitem(build, x, (*whole, slice(start, start + size)))
+        for start, size in zip(starts, sizes, strict=True)
+    )
+
+
+def chunk(build: Builder, x: Value, chunks: int, dim: int = 0) -> tuple[Value, ...]:
+    return split(build, x, -(-x.shape[dim] // chunks), dim)
+
+
+def constant_pad(build: Builder, module: nn.ConstantPad2d | nn.ZeroPad2d, x: Value) -> Value:
+    return pad(build, x, module.padding, "constant", module.value)

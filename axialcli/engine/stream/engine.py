@@ -19,17 +19,19 @@ from axialcli.backends.memory import memory_is_a_limit
 from axialcli.config import MASK_TILE, EngineName, StoreDtype
 from axialcli.engine.ahead import ahead
 from axialcli.engine.background import Background
-from axialcli.engine.memory import resident_bytes
 from axialcli.engine.stopwatch import Stopwatch
 from axialcli.engine.stream.barrier import BarrierFlow
 from axialcli.engine.stream.blocks import BlockRows
+from axialcli.engine.stream.budget import UNSEEN_BYTES, make_budget
+from axialcli.engine.stream.examine import refusal as refusal
 from axialcli.engine.stream.flow import Flow
 from axialcli.engine.stream.pixels import Pixels, Slab
 from axialcli.engine.stream.plan import make_plan, whole_width
 from axialcli.engine.stream.schedule import make_schedule
 from axialcli.engine.stream.sparse import SparseFlow
-from axialcli.engine.stream.trace import NotStreamable, trace
+from axialcli.engine.stream.trace import trace
 from axialcli.engine.tiles import OVERLAY_BYTES, SPARE_BYTES
+from axialcli.errors import OutputError
 from axialcli.geometry import Block, Box, Size
 from axialcli.image import SlideView
 
@@ -38,24 +40,15 @@ logger = logging.getLogger("axial")
 AnyFlow = Flow | BarrierFlow
 
 
-def refusal(model: Model, size: Size) -> str | None:
-    """Why a model cannot be streamed over a view of that size, in one line; None where it can."""
-    if model.network is None:
-        return f"backend '{model.backend}' does not show its operators"
-    try:
-        trace(model.network, len(model.spec.input.channels), size)
-    except NotStreamable as refused:
-        return str(refused)
-    return None
-
-
 class StreamEngine:
     """Runs a model over a view of a slide, row chunk by row chunk, each feature computed once.
 
-    max_ram_bytes: what the whole process may take; lower steps, then column strips keep it. background:
-    blank pixels are set to one colour and skipped. windows: whose logits the blocks carry. probs:
-    whether the blocks carry probabilities. overlay: whether the budget has to leave room for one.
-    repeat: the `plan_notes` of an earlier run.
+    max_ram_bytes: what the whole process may take; lower steps, then column strips keep it.
+    max_ram_given: whether the user said so; else a GPU's memory alone decides there. reserved_bytes: of
+    it, for others. background: blank pixels are set to one colour and skipped, or computed all the same
+    where each pixel looks at a whole axis. windows: whose logits the blocks carry. probs: whether the
+    blocks carry probabilities. overlay: whether the budget has to leave room for one. repeat: the
+    `plan_notes` of an earlier run; they are repeated whatever memory there is now.
 
     For attention without a span: scratch: a folder for the features of all tokens, None for memory;
     store_dtype: of what is stored; run_name, fingerprint: what the run is called there, and all that
@@ -72,6 +65,8 @@ class StreamEngine:
         model: Model,
         *,
         max_ram_bytes: int,
+        max_ram_given: bool = True,
+        reserved_bytes: int = 0,
         scratch: Path | None = None,
         store_dtype: StoreDtype = "float32",
         background: Background | None = None,
@@ -90,23 +85,28 @@ class StreamEngine:
         self._pixels = Pixels(view, model, background, self.stopwatch)
         self._cancelled = threading.Event()
         self._channels = len(model.spec.input.channels)
-        spare = SPARE_BYTES + overlay * OVERLAY_BYTES
-        free_bytes = max_ram_bytes - resident_bytes() - spare
+        budget = make_budget(
+            model.device,
+            max_ram_bytes=max_ram_bytes,
+            given=max_ram_given,
+            spare_bytes=SPARE_BYTES + UNSEEN_BYTES + overlay * OVERLAY_BYTES + reserved_bytes,
+        )
         graph = trace(self.network, self._channels, view.size)
         self._barrier: BarrierFlow | None = None
         if graph.barriers:
+            of_blocks = self._block_bytes_per_px() * view.size.width
             self._barrier = BarrierFlow(
                 graph,
                 dtype=model.dtype,
                 device=model.device,
-                max_bytes=free_bytes - self._block_bytes_per_px() * view.size.width,
+                max_bytes=budget.free_bytes - of_blocks,
                 scratch=scratch,
                 name=run_name,
                 store_dtype=getattr(torch, store_dtype),
                 fingerprint=fingerprint or {},
                 plan=repeat,
             )
-            self._barrier.check()
+            self._barrier.check(None if budget.on_device else budget.fixed_bytes + of_blocks)
             self.plan = whole_width(graph, self._barrier.schedule.rows_px)
         else:
             self.plan = make_plan(
@@ -115,7 +115,7 @@ class StreamEngine:
                 view.size,
                 bytes_per_number=model.dtype.itemsize,
                 bytes_per_px_of_width=self._block_bytes_per_px(),
-                free_bytes=free_bytes,
+                free_bytes=budget.free_bytes,
                 max_ram_bytes=max_ram_bytes,
                 repeat=repeat,
             )
@@ -138,6 +138,19 @@ class StreamEngine:
         """What a continued run has to repeat."""
         return self.plan.notes() if self._barrier is None else self._barrier.plan
 
+    def finish(self) -> None:
+        """The output is complete: deletes the scratch files, with a warning where that fails."""
+        if self._barrier is not None:
+            try:
+                self._barrier.remove()
+            except OutputError as error:
+                logger.warning("the mask is complete, but its scratch files stay: %s", error)
+
+    def close(self) -> None:
+        """Lets go of store and scratch folder, whose files stay, to be continued."""
+        if self._barrier is not None:
+            self._barrier.close()
+
     def describe(self) -> dict[str, Any]:
         """For the report: steps, strips, and what they cost."""
         return {
@@ -153,24 +166,33 @@ class StreamEngine:
         """The finished blocks, in order, without those that are `done` already.
 
         Rows that are missing are computed with those that the receptive field needs above them, in
-        the same steps as in one run: the numbers are the same, bit by bit.
+        the same steps as in one run: the numbers are the same, bit by bit. After the last block the
+        scratch folder stays locked until `finish` or `close`.
         """
         finished = set(done)
         missing = [box for box in self.boxes() if box not in finished]
         if not missing:
             return
         self._say_what_it_costs()
-        with memory_is_a_limit():
-            if self._barrier is not None and not self._prepare(self._barrier):
-                return
-            for strip in range(len(self.plan.strips)):
-                x0 = self.plan.own(strip)[0]
-                for run in _runs([box for box in missing if box.x0 == x0]):
-                    yield from self._run(strip, run)
-                    if self._cancelled.is_set():
-                        return
-            if self._barrier is not None:
-                self._barrier.remove()
+        complete = False
+        try:
+            with memory_is_a_limit():
+                yield from self._missing(missing)
+            complete = not self._cancelled.is_set()
+        finally:
+            if not complete:
+                self.close()
+
+    def _missing(self, missing: list[Box]) -> Iterator[Block]:
+        """These blocks, strip by strip, after what has to come before them."""
+        if self._barrier is not None and not self._prepare(self._barrier):
+            return
+        for strip in range(len(self.plan.strips)):
+            x0 = self.plan.own(strip)[0]
+            for run in _runs([box for box in missing if box.x0 == x0]):
+                yield from self._run(strip, run)
+                if self._cancelled.is_set():
+                    return
 
     def _say_what_it_costs(self) -> None:
         if self._barrier is not None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from axialcli.engine.stream.operators import Operator
-from axialcli.engine.stream.reach import Reach
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,16 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     outputs: tuple[int, ...] = ()
 
+    @property
+    def height(self) -> int:
+        """Of the picture, in pixels."""
+        return self.nodes[0].plane.height
+
+    @property
+    def width(self) -> int:
+        """Of the picture, in pixels."""
+        return self.nodes[0].plane.width
+
     def add(self, name: str, operator: Operator, inputs: Sequence[int], plane: Plane) -> int:
         """Appends a node; returns its index."""
         rows, columns = operator.reaches[0]
@@ -90,12 +99,6 @@ class Graph:
             for number, source in enumerate(node.inputs):
                 found[source].append((index, number))
         return found
-
-    def reach(self, index: int, number: int) -> tuple[Reach, Reach]:
-        """What node `index` needs of its input `number`, along the height and along the width."""
-        operator = self.nodes[index].operator
-        assert operator is not None
-        return operator.reaches[number]
 
     @property
     def stride(self) -> int:

@@ -25,6 +25,9 @@ from axialcli.geometry import Box, Size
 STRIP_BYTES = 128 << 20
 """Memory of a strip of columns where there is enough: more columns at once are no faster."""
 
+ROOM_BYTES = 32 << 20
+"""By how much the memory that is named as enough is more than what was counted."""
+
 SAMPLE_NUMBERS = 1 << 18
 SAMPLE_LENGTH = 4096
 CALIBRATION_S = 2.0
@@ -56,19 +59,32 @@ class Needs:
         )
         return line if self.seconds is None else f"{line}, about {_duration(self.seconds)} of computing"
 
-    def check(self, max_bytes: int, scratch: Path | None, there_bytes: int = 0) -> None:
-        """Raises LimitError where memory is too little, OutputError where the disk is.
+    def check_memory(self, max_bytes: int, fixed_bytes: int | None, scratch: Path | None) -> None:
+        """Raises LimitError where memory is too little; it says how much is enough.
 
-        there_bytes: of the scratch files, what an earlier run has taken already.
+        max_bytes: what is there for this. fixed_bytes: what the process takes beside it, None where
+        the memory is a GPU's, which no option raises. scratch: as for `check_disk`.
         """
-        if self.memory_bytes > max_bytes:
-            advice = "give more" if scratch is not None else "give more, or a folder with --scratch"
-            raise LimitError(
-                f"--max-ram is too little for attention without a span: it needs {_size(self.memory_bytes)} "
-                f"beside libraries and model, {_size(max(0, max_bytes))} are left; {advice}"
-            )
-        if scratch is None:
+        if self.memory_bytes <= max_bytes:
             return
+        more = [] if scratch is not None else ["give a folder with --scratch"]
+        if fixed_bytes is None:
+            where, total, whole = "the device's free memory", max_bytes, self.memory_bytes
+            more += ["use --device cpu"]
+        else:
+            where, total, whole = "memory", max_bytes + fixed_bytes, self.memory_bytes + fixed_bytes
+            more = [f"give --max-ram {_option(whole)} or more", *more]
+        raise LimitError(
+            f"{where} of {max(0, total) >> 20} MiB is too little for attention without a span, "
+            f"which needs {-(-whole >> 20)} MiB: {', or '.join(more)}"
+        )
+
+    def check_disk(self, scratch: Path, there_bytes: int = 0) -> None:
+        """Raises OutputError where the disk is too small.
+
+        scratch: the folder for scratch files. there_bytes: of them, what an earlier run has taken
+        already.
+        """
         try:
             free = shutil.disk_usage(scratch).free + there_bytes
         except OSError as error:
@@ -206,6 +222,14 @@ def _seconds_each(
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
+
+
+def _option(count: int) -> str:
+    """A number of bytes as --max-ram takes it, rounded up: no two processes start with the same memory."""
+    roomy = count + ROOM_BYTES
+    if roomy < 1 << 30:
+        return f"{-(-roomy // (10 << 20)) * 10}M"
+    return f"{math.ceil(10 * roomy / (1 << 30)) / 10:.1f}G"
 
 
 def _count(count: int, word: str, plural: str = "s") -> str:

@@ -55,7 +55,8 @@ class Operator(ABC):
         out.copy_(self.run(pieces, box))
 
 
-def missing(reach: Reach, start: int, stop: int, length: int) -> tuple[int, int]:
-    """How many inputs before and behind the picture's edges the outputs [start, stop) ask for."""
+def parts(reach: Reach, start: int, stop: int, length: int) -> tuple[int, int, int]:
+    """What the outputs [start, stop) ask for: inputs before the picture, inside it, and behind it."""
     low, high = reach.needs(start, stop)
-    return max(0, -low), max(0, high - length)
+    before, behind = (max(0, min(count, high - low)) for count in (-low, high - length))
+    return before, high - low - before - behind, behind

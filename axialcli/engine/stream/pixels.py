@@ -16,7 +16,7 @@ from torch import Tensor
 from axialcli.backends import Model
 from axialcli.engine.background import Background
 from axialcli.engine.stopwatch import Stopwatch
-from axialcli.engine.stream.transfer import Upload
+from axialcli.engine.stream.transfer import Upload, Uploader
 from axialcli.geometry import Box
 from axialcli.image import SlideView
 
@@ -37,6 +37,7 @@ class Pixels:
     ) -> None:
         self._view, self._model, self._background = view, model, background
         self._stopwatch = stopwatch
+        self._uploader = Uploader(model.device)
         self.read_px = self.blank_px = 0
 
     def slabs(self, wanted: Iterable[tuple[int, int]], columns: tuple[int, int]) -> Iterator[Slab | None]:
@@ -52,11 +53,11 @@ class Pixels:
         with self._stopwatch.stage("read"):
             image_HWC = self._view.read(box)
             if self._background is None:
-                return Slab(Upload(image_HWC, self._model.device), None)
+                return Slab(self._uploader.start(image_HWC), None)
             image_HWC, blank_HW = self._background.fill(np.ascontiguousarray(image_HWC))
         self.read_px += blank_HW.size
         self.blank_px += int(np.count_nonzero(blank_HW))
-        return Slab(Upload(image_HWC, self._model.device), blank_HW)
+        return Slab(self._uploader.start(image_HWC), blank_HW)
 
     def normalised(self, image_HWC: Tensor) -> Tensor:
         """Pixels [H, W, C] as the network sees them, [1, C, H, W]."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,9 @@ from torch import nn
 
 from axialcli.config import MASK_TILE
 from axialcli.engine.stream.flow import buffer_rows, recomputed
-from axialcli.engine.stream.graph import Graph
+from axialcli.engine.stream.graph import Graph, Node
 from axialcli.engine.stream.schedule import make_schedule
-from axialcli.engine.stream.trace import trace
+from axialcli.engine.stream.trace import NotStreamable, trace
 from axialcli.errors import LimitError
 from axialcli.geometry import Size
 
@@ -44,7 +45,8 @@ class StreamPlan:
         """The columns [x0, x1) that a strip reads."""
         x0, x1 = self.own(strip)
         left = (x0 - self.halo_px) // self.period_px * self.period_px
-        return max(0, left), min(self.width, x1 + self.halo_px)
+        right = -(-(x1 + self.halo_px) // self.period_px) * self.period_px
+        return max(0, left), min(self.width, right)
 
     @property
     def recomputed_share(self) -> float:
@@ -74,9 +76,9 @@ def make_plan(
     max_ram_bytes: what the user allowed, for the message. repeat: the notes of an earlier plan. Raises
     LimitError where nothing fits, NotStreamable.
     """
-    graph = trace(network, channels, size)
+    # What a stream takes does not grow with the height; a lower picture is planned faster.
+    graph = _low(network, channels, size)
     field = graph.receptive_field_px()
-    stride = graph.stride
 
     def plan_of(rows_px: int, strips: Sequence[int]) -> StreamPlan:
         return StreamPlan(
@@ -90,21 +92,68 @@ def make_plan(
     if repeat is not None:
         return plan_of(int(repeat["rows_px"]), repeat["strips"])
     tiles_across = -(-size.width // MASK_TILE)
+
+    def cut(count: int) -> list[int]:
+        return [index * tiles_across // count * MASK_TILE for index in range(count)]
+
+    def candidates(count: int) -> Iterator[tuple[int, int]]:
+        """Heights of a step with that many strips, the best first, and the bytes that each takes."""
+        plan = plan_of(graph.stride, cut(count))
+        widths = {x1 - x0 for x0, x1 in map(plan.reads, range(count))}
+        parts = [graph] if count == 1 else _strips(network, channels, graph, widths)
+        for rows_px in _heights(graph, max(widths)):
+            yield (
+                rows_px,
+                max(
+                    stream_bytes(part, rows_px, bytes_per_number) + bytes_per_px_of_width * part.width
+                    for part in parts
+                ),
+            )
+
+    def fits(count: int) -> bool:
+        return min(needed for _, needed in candidates(count)) <= free_bytes
+
     most = 1 if field is None else tiles_across
-    needed = 0
-    for count in range(1, most + 1):
-        strips = [index * tiles_across // count * MASK_TILE for index in range(count)]
-        width = max(x1 - x0 for x0, x1 in map(plan_of(stride, strips).reads, range(count)))
-        for rows_px in _heights(graph, width):
-            part = graph if count == 1 else trace(network, channels, Size(size.height, width))
-            needed = stream_bytes(part, rows_px, bytes_per_number) + bytes_per_px_of_width * width
+    try:
+        # The narrower the strips, the less they take: the fewest that fit are found by halving.
+        count = 1 if fits(1) else bisect_left(range(2, most + 1), True, key=fits) + 2
+        for rows_px, needed in candidates(min(count, most)):
             if needed <= free_bytes:
-                return plan_of(rows_px, strips)
+                return plan_of(rows_px, cut(count))
+    except NotStreamable as refused:
+        raise LimitError(
+            f"--max-ram of {max_ram_bytes >> 20} MiB is too little: the network cannot be cut into column "
+            f"strips, {refused}; give more, or use --engine tiles"
+        ) from refused
     raise LimitError(
         f"--max-ram of {max_ram_bytes >> 20} MiB is too little: the narrowest strip of a stream needs "
         f"{needed >> 20} MiB beside libraries and model, {max(free_bytes, 0) >> 20} MiB are left; "
         "give more, or use --engine tiles"
     )
+
+
+def _low(network: nn.Module, channels: int, size: Size) -> Graph:
+    """The graph of a picture of that width, and of no more height than its buffers need to fill."""
+    graph = trace(network, channels, size)
+    if graph.looks_everywhere:
+        return graph
+    field = graph.receptive_field_px() or 0
+    height = -(-(8 * STEP_PX // size.width + 8 * field + 4096) // graph.period) * graph.period
+    return graph if size.height <= height else trace(network, channels, Size(height, size.width))
+
+
+def _strips(network: nn.Module, channels: int, whole: Graph, widths: Iterable[int]) -> list[Graph]:
+    """The graphs of column strips. Raises NotStreamable where they are not parts of the whole's."""
+    found = [trace(network, channels, Size(whole.height, width)) for width in sorted(widths)]
+    for part in found:
+        # A padding or a crop that depends on the width would lie elsewhere in a strip.
+        if [_does(node) for node in part.nodes] != [_does(node) for node in whole.nodes]:
+            raise NotStreamable("for what it does depends on the width")
+    return found
+
+
+def _does(node: Node) -> object:
+    return node.name, node.inputs, node.operator and node.operator.reaches
 
 
 def whole_width(graph: Graph, rows_px: int) -> StreamPlan:

@@ -6,7 +6,6 @@ Shapes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -140,7 +139,28 @@ def channel_softmax(build: Builder, module: nn.Softmax | nn.LogSoftmax, x: Value
     return pointwise(build, module, [x], x.plane)
 
 
+def prelu(build: Builder, module: nn.PReLU, x: Value) -> Value:
+    if module.num_parameters > 1:
+        channels_first(x)
+    return pointwise(build, module, [x], x.plane)
+
+
+def softmax_2d(build: Builder, module: nn.Softmax2d, x: Value) -> Value:
+    channels_first(x)
+    return pointwise(build, module, [x], x.plane)
+
+
 def identity(build: Builder, module: nn.Module, x: Value) -> Value:
+    return x
+
+
+def dropout_module(build: Builder, module: nn.Module, x: Value) -> Value:
+    return dropout(build, x, training=module.training)
+
+
+def dropout(build: Builder, x: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
+    if training:
+        raise NotStreamable("drops at random: switch it to evaluation")
     return x
 
 
@@ -160,7 +180,8 @@ def add(build: Builder, x: Any, y: Any, *, alpha: float = 1) -> Value:
     if isinstance(x, Value) and isinstance(y, Value) and alpha == 1 and x.shape == y.shape:
         same_plane([x, y])
         return build.add(Add(), [x, y], x.plane)
-    return elementwise(lambda a, b: torch.add(a, b, alpha=alpha))(build, x, y)
+    made: Value = elementwise(lambda a, b: torch.add(a, b, alpha=alpha))(build, x, y)
+    return made
 
 
 def elementwise(function: Callable[..., Tensor]) -> Rule:
@@ -168,15 +189,12 @@ def elementwise(function: Callable[..., Tensor]) -> Rule:
 
     def rule(build: Builder, *args: Any, **kwargs: Any) -> Value:
         kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
+        if any(isinstance(part, (Value, Tensor)) for part in kwargs.values()):
+            raise NotStreamable("takes a picture or a table by keyword")
         values = [part for part in args if isinstance(part, Value)]
-        if any(isinstance(part, Value) for part in kwargs.values()):
-            raise NotStreamable("takes a picture by keyword")
-        plane = max((value.plane for value in values), key=lambda plane: math.prod(plane.shape))
+        plane = broadcast(args, values[0].plane)
         for value in values:
             same_grid(value, plane)
-        for part in args:
-            if isinstance(part, Tensor):
-                same_everywhere(part, plane)
 
         def apply(*tensors: Tensor) -> Tensor:
             given = iter(tensors)
@@ -185,6 +203,21 @@ def elementwise(function: Callable[..., Tensor]) -> Rule:
         return pointwise(build, apply, values, plane)
 
     return rule
+
+
+def broadcast(parts: Sequence[Any], like: Plane) -> Plane:
+    """The plane of values and constants together. Raises NotStreamable where they do not fit."""
+    for part in parts:
+        if isinstance(part, Tensor):
+            same_everywhere(part, like)
+    try:
+        shapes = (part.shape for part in parts if isinstance(part, (Value, Tensor)))
+        shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise NotStreamable("joins shapes that do not fit") from error
+    if len(shape) != len(like.shape):
+        raise NotStreamable("changes the number of dimensions")
+    return Plane(tuple(shape), like.row_dim, like.column_dim)
 
 
 def permute(build: Builder, x: Value, *dims: Any) -> Value:
@@ -211,3 +244,18 @@ def as_is(build: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
 
 def softmax(build: Builder, x: Value, dim: int, *args: Any, **kwargs: Any) -> Value:
     return channel_softmax(build, nn.Softmax(dim), x)
+
+
+def log_softmax(build: Builder, x: Value, dim: int, *args: Any, **kwargs: Any) -> Value:
+    return channel_softmax(build, nn.LogSoftmax(dim), x)
+
+
+def mean(build: Builder, x: Value, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Value:
+    dims = {at % len(x.shape) for at in (dim if isinstance(dim, (tuple, list)) else (dim,)) if at is not None}
+    if not dims or dims & {0, x.plane.row_dim, x.plane.column_dim}:
+        raise NotStreamable("looks at the whole picture")
+    if not keepdim:
+        raise NotStreamable("changes the number of dimensions")
+    shape = tuple(1 if at in dims else length for at, length in enumerate(x.shape))
+    plane = Plane(shape, x.plane.row_dim, x.plane.column_dim)
+    return pointwise(build, lambda tensor: tensor.mean(sorted(dims), keepdim=True), [x], plane)

@@ -5,7 +5,6 @@ Shapes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,31 +97,43 @@ def interpolate(
         raise NotStreamable(f"resamples by '{mode}'{' with align_corners' if align_corners else ''}")
     lengths = (plane.height, plane.width)
     if size is not None:
-        sizes = pair(size)
+        factors = [_factor_to(length, wanted) for length, wanted in zip(lengths, pair(size), strict=True)]
     else:
-        factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * 2
-        sizes = tuple(math.floor(length * factor) for length, factor in zip(lengths, factors, strict=True))
-    up, down = [], []
-    for length, wanted in zip(lengths, sizes, strict=True):
-        factor = round(wanted / length)
-        by = round(length / wanted) if wanted else 0
-        # Where the factor was given, an odd last row is dropped; where the size was, nothing may be over.
-        if wanted >= length and wanted == factor * length:
-            up.append(factor)
-            down.append(1)
-        elif wanted and (wanted * by == length or (size is None and length // by == wanted)):
-            up.append(1)
-            down.append(by)
-        else:
-            raise NotStreamable(f"resamples {length} to {wanted}, which is no whole factor")
-    if any(by > 1 for by in down) and (mode == "area" or any(factor > 1 for factor in up)) and up != [1, 1]:
+        given = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * 2
+        factors = [_whole_factor(float(factor)) for factor in given]
+    up, down = ([factor[at] for factor in factors] for at in (0, 1))
+    if max(down) > 1 and max(up) > 1:
         raise NotStreamable("resamples up along one axis and down along the other")
-    if mode == "area" and up != [1, 1]:
-        raise NotStreamable("resamples up by 'area'")
-    made = Resize(
-        up=pair(up), down=pair(down), mode="nearest" if mode == "nearest-exact" and down == [1, 1] else mode
-    )
-    return build.add(made, [x], plane.with_size(*sizes))
+    uneven = any(length % by for length, by in zip(lengths, down, strict=True))
+    if (mode == "area" and (uneven or max(up) > 1)) or (uneven and recompute_scale_factor):
+        raise NotStreamable(f"resamples by '{mode}' in steps that are not whole")
+    if mode == "nearest-exact" and max(down) > 1:
+        raise NotStreamable("resamples down by 'nearest-exact'")
+    made = Resize(up=pair(up), down=pair(down), mode="nearest" if mode == "nearest-exact" else mode)
+    height, width = (length * u // d for length, u, d in zip(lengths, up, down, strict=True))
+    if not height or not width:
+        raise NotStreamable("leaves nothing of the picture")
+    return build.add(made, [x], plane.with_size(height, width))
+
+
+def _factor_to(length: int, wanted: int) -> tuple[int, int]:
+    """The whole factors (up, down) between two lengths. Raises NotStreamable where there are none."""
+    if wanted and wanted % length == 0:
+        return wanted // length, 1
+    if wanted and length % wanted == 0:
+        return 1, length // wanted
+    raise NotStreamable(f"resamples {length} to {wanted}, which is no whole factor")
+
+
+def _whole_factor(factor: float) -> tuple[int, int]:
+    """The same for a scale. Raises NotStreamable."""
+    if factor >= 1 and factor == int(factor):
+        return int(factor), 1
+    by = round(1 / factor) if factor > 0 else 0
+    # Torch itself uses the reciprocal of the scale; a third is one only up to rounding.
+    if by and abs(factor * by - 1) < 1e-6:
+        return 1, by
+    raise NotStreamable(f"resamples by {factor:g}, which is no whole factor")
 
 
 def shuffle_module(build: Builder, module: nn.PixelShuffle, x: Value) -> Value:

@@ -19,7 +19,7 @@ from axialcli.engine.stream.convolution import (
     max_pool,
     max_pool_module,
 )
-from axialcli.engine.stream.cropping import getitem, pad
+from axialcli.engine.stream.cropping import chunk, constant_pad, getitem, pad, split
 from axialcli.engine.stream.pointwise import (
     activation,
     add,
@@ -27,13 +27,19 @@ from axialcli.engine.stream.pointwise import (
     batch_norm,
     channel_softmax,
     concatenate,
+    dropout,
+    dropout_module,
     elementwise,
     identity,
     layer_norm,
     linear,
+    log_softmax,
+    mean,
     permute,
+    prelu,
     relu_module,
     softmax,
+    softmax_2d,
     transpose,
 )
 from axialcli.engine.stream.resampling import (
@@ -54,12 +60,8 @@ def whole_picture(build: Builder, module: nn.Module, *args: Any) -> Value:
     raise NotStreamable("looks at the whole picture")
 
 
-def mean(build: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
-    raise NotStreamable("looks at the whole picture, or changes the layout")
-
-
 _ACTIVATIONS = (
-    nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.ReLU6, nn.Hardswish,
+    nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.ELU, nn.ReLU6, nn.Hardswish,
     nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Mish, nn.CELU, nn.SELU,
 )  # fmt: skip
 
@@ -73,11 +75,15 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.BatchNorm2d: batch_norm,
     nn.ReLU: relu_module,
     **dict.fromkeys(_ACTIVATIONS, activation),
+    nn.PReLU: prelu,
     nn.Softmax: channel_softmax,
+    nn.Softmax2d: softmax_2d,
+    nn.ZeroPad2d: constant_pad,
+    nn.ConstantPad2d: constant_pad,
     nn.LogSoftmax: channel_softmax,
     nn.Identity: identity,
-    nn.Dropout: identity,
-    nn.Dropout2d: identity,
+    nn.Dropout: dropout_module,
+    nn.Dropout2d: dropout_module,
     nn.Upsample: upsample_module,
     nn.UpsamplingNearest2d: upsample_module,
     nn.PixelShuffle: shuffle_module,
@@ -89,7 +95,7 @@ MODULES: dict[type[nn.Module], Rule] = {
 }
 
 _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
-    "sub": operator.sub,
+    "sub": lambda a, b, **how: torch.sub(a, b, **how) if how else operator.sub(a, b),
     "mul": operator.mul,
     "truediv": operator.truediv,
     "div": torch.div,
@@ -100,6 +106,14 @@ _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "leaky_relu": F.leaky_relu,
     "elu": F.elu,
     "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "hardtanh": F.hardtanh,
+    "softplus": F.softplus,
+    "mish": F.mish,
+    "celu": F.celu,
+    "selu": F.selu,
+    "log": torch.log,
+    "square": torch.square,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "exp": torch.exp,
@@ -125,14 +139,17 @@ FUNCTIONS: dict[str, Rule] = {
     "permute": permute,
     "transpose": transpose,
     "max_pool2d": max_pool,
-    "boolean_dispatch": max_pool,
     "avg_pool2d": avg_pool,
     "softmax": softmax,
+    "log_softmax": log_softmax,
+    "split": split,
+    "chunk": chunk,
     "contiguous": as_is,
-    "dropout": as_is,
+    "dropout": dropout,
     "mean": mean,
     **{name: elementwise(function) for name, function in _ELEMENTWISE.items()},
     "isub": elementwise(operator.sub),
     "imul": elementwise(operator.mul),
+    "itruediv": elementwise(operator.truediv),
 }
 """By the name of a function of torch, or of a method of a tensor, without a closing underscore."""

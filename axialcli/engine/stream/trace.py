@@ -5,18 +5,43 @@ Shapes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from axialcli.engine.stream.graph import Graph, Plane
+from axialcli.engine.stream.names import VIEWS, Names, works_in_place
 from axialcli.engine.stream.rules import FUNCTIONS, MODULES
 from axialcli.engine.stream.values import Builder, NotStreamable, Value
 from axialcli.geometry import Size
 
 
+class _Picture(fx.Proxy):
+    """What stands in for a picture while the code is followed; fx itself takes `y += x` for `y = y + x`."""
+
+    def _in_place(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._in_place(operator.itruediv, other)
+
+
 class _Tracer(fx.Tracer):
     """Follows the network's own code down to the modules that a rule knows."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Picture(node, self)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return type(module) in MODULES or super().is_leaf_module(module, name)
@@ -25,32 +50,51 @@ class _Tracer(fx.Tracer):
 def trace(network: nn.Module, channels: int, size: Size) -> Graph:
     """The graph of a network on a picture of that many channels and that size.
 
-    Sizes are followed as numbers, so that crops and paddings that depend on them are known. Raises
-    NotStreamable where the code cannot be followed, or an operator has no rule.
+    Sizes that the code asks for are known as numbers, so that crops and paddings that depend on them
+    are followed; a branch on them is not. Raises NotStreamable where the code cannot be followed, or
+    an operator has no rule.
     """
+    _refuse_hooks(network)
     try:
         traced = _Tracer().trace(network)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # The network's own code may fail in any way on what stands in for a picture.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise NotStreamable(f"the network's code cannot be followed ({reason:.80})") from error
     graph = Graph()
     source = Plane((1, channels, size.height, size.width), 2, 3)
     build = Builder(graph)
-    values: dict[fx.Node, Any] = {}
+    names = Names()
     for node in traced.nodes:
-        args, kwargs = (fx.map_arg(part, lambda used: values[used]) for part in (node.args, node.kwargs))
+        args, kwargs = (fx.map_arg(part, names.value) for part in (node.args, node.kwargs))
         build.name = node.name
         if node.op == "placeholder":
-            if graph.nodes:
+            if graph.nodes and not args:
                 raise NotStreamable("the network takes more than a picture")
-            values[node] = Value(graph.add_source(node.name, source), source)
+            # What has a default is not given.
+            names.set(node, args[0] if graph.nodes else Value(graph.add_source(node.name, source), source))
         elif node.op == "output":
             return _finish(graph, args[0])
         elif node.op == "get_attr":
-            values[node] = _attribute(network, str(node.target))
+            names.set(node, _attribute(network, str(node.target)))
         else:
-            values[node] = _call(build, node, network, args, kwargs)
+            made = _call(build, node, network, args, kwargs)
+            given = next(
+                (part for part in node.all_input_nodes if isinstance(names.value(part), Value)), None
+            )
+            if given is not None:
+                if works_in_place(node, network):
+                    names.overwrite(given, made, node)
+                elif _kind(node) in VIEWS:
+                    names.share(given, made)
+            names.set(node, made)
     raise NotStreamable("the network has no output")
+
+
+def _refuse_hooks(network: nn.Module) -> None:
+    for name, module in network.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise NotStreamable(f"module '{name}' has a hook, whose code cannot be followed")
 
 
 def _finish(graph: Graph, made: Any) -> Graph:
@@ -95,7 +139,14 @@ def _call(build: Builder, node: fx.Node, network: nn.Module, args: Any, kwargs: 
         rule = MODULES.get(type(module))
         args = (module, *args)
     else:
-        kind = str(getattr(node.target, "__name__", node.target))
+        kind = _kind(node)
+        if node.op == "call_function":
+            # torch.add(input=x, other=y) is torch.add(x, y).
+            args = (*([kwargs["input"]] if "input" in kwargs else []), *args)
+            args = (*args, *([kwargs["other"]] if "other" in kwargs else []))
+            kwargs = {key: value for key, value in kwargs.items() if key not in ("input", "other")}
+        if node.target is operator.getitem and isinstance(args[0], tuple):
+            return args[0][args[1]]
         of_picture = any(isinstance(part, Value) for part in _flat([*args, *kwargs.values()]))
         if not of_picture or kind in ("getattr", "size", "dim"):
             return _plain(node, kind, args, kwargs)
@@ -106,10 +157,15 @@ def _call(build: Builder, node: fx.Node, network: nn.Module, args: Any, kwargs: 
         return rule(build, *args, **kwargs)
     except NotStreamable as refused:
         raise NotStreamable(f"operator '{kind}' (node {node.name}) {refused}") from refused
-    except (TypeError, IndexError, AttributeError) as error:
+    except (TypeError, IndexError, AttributeError, ValueError) as error:
         raise NotStreamable(
             f"operator '{kind}' (node {node.name}) is called in a way that has no rule ({error!s:.60})"
         ) from error
+
+
+def _kind(node: fx.Node) -> str:
+    """The name of the function or method that a node calls."""
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def _plain(node: fx.Node, kind: str, args: Any, kwargs: Any) -> Any:

@@ -10,23 +10,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-class Upload:
-    """An array on its way to the device.
+class Uploader:
+    """Brings arrays to the device.
 
-    On a GPU the copy starts at once, in the thread that makes this object, from pinned memory and on
-    a stream of its own; elsewhere nothing has to move.
+    On a GPU each copy starts at once, in the thread that asks for it, from pinned memory and on a
+    stream of its own; elsewhere nothing has to move.
     """
 
-    def __init__(self, array: NDArray[Any], device: torch.device) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.beside: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self.beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def start(self, array: NDArray[Any]) -> Upload:
+        """The array on its way."""
+        return Upload(array, self)
+
+
+class Upload:
+    """An array on its way to the device."""
+
+    def __init__(self, array: NDArray[Any], uploader: Uploader) -> None:
         self._tensor = torch.from_numpy(array)
         self._copied: torch.cuda.Event | None = None
-        if device.type == "cuda":
+        if uploader.beside is not None:
             # Kept until the copy is done: pinned memory may be given to somebody else afterwards.
             self._pinned = self._tensor.pin_memory()
-            beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            with torch.cuda.stream(beside):
-                self._tensor = self._pinned.to(device, non_blocking=True)
-                self._copied = torch.cuda.current_stream(device).record_event()
+            with torch.cuda.stream(uploader.beside):
+                self._tensor = self._pinned.to(uploader.device, non_blocking=True)
+                self._copied = uploader.beside.record_event()
 
     def tensor(self) -> Tensor:
         """The array, for work that is queued from now on."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,5 +96,6 @@ def same_everywhere(constant: Tensor, plane: Plane) -> None:
         raise NotStreamable(f"joins a table of shape {list(constant.shape)}, which has a size of its own")
 
 
-Rule = Callable[..., Value]
-"""(builder, the module if it is one, the call's arguments) -> what the call makes. Raises NotStreamable."""
+Rule = Callable[..., Any]
+"""(builder, the module if it is one, the call's arguments) -> the Value, or Values, that the call makes.
+Raises NotStreamable."""

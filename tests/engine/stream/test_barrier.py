@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from axialcli.config import parse_bytes
 from axialcli.engine.stream.stages import split
 from axialcli.engine.stream.trace import NotStreamable, trace
 from axialcli.errors import LimitError, OutputError
@@ -133,8 +135,10 @@ def test_too_little_memory_or_disk_is_said_before_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, image_BCHW = network_of("width_height", 1), picture(800, 800)
-    with pytest.raises(LimitError, match=r"--max-ram is too little .*it needs \d+ MB .*--scratch"):
-        barrier_flow(network, image_BCHW, max_bytes=100_000).check()
+    with pytest.raises(LimitError, match=r"^memory of 1 MiB is too little .*: give --max-ram .*--scratch"):
+        barrier_flow(network, image_BCHW, max_bytes=100_000).check(1 << 20)
+    with pytest.raises(LimitError, match=r"^the device's free memory of 0 MiB .*, or use --device cpu"):
+        barrier_flow(network, image_BCHW, max_bytes=100_000).check(None)
     flow = barrier_flow(network, image_BCHW, scratch=tmp_path)
     flow.check()
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -142,6 +146,18 @@ def test_too_little_memory_or_disk_is_said_before_the_start(
     with pytest.raises(OutputError, match=r"has 1 MB free, 2 MB are needed"):
         flow.check()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fixed_bytes", [300 << 20, 5 << 30])
+def test_the_memory_that_is_named_is_enough(fixed_bytes: int) -> None:
+    network, image_BCHW = network_of("width_height", 1), picture(800, 800)
+    with pytest.raises(LimitError) as refused:
+        barrier_flow(network, image_BCHW, max_bytes=100_000).check(fixed_bytes)
+    found = re.search(r"--max-ram (\S+) or more", str(refused.value))
+    assert found is not None
+    named = parse_bytes(found[1])
+    assert fixed_bytes < named < fixed_bytes + (200 << 20)
+    barrier_flow(network, image_BCHW, max_bytes=named - fixed_bytes).check(fixed_bytes)
 
 
 def test_the_line_to_print_says_what_it_takes() -> None:

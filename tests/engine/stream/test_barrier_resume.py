@@ -210,3 +210,25 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_after_it(
         with pytest.raises(OutputError, match=r"No space left on device; free some space, or .*--scratch"):
             answer(tmp_path)
     assert torch.equal(answer(tmp_path), whole)
+
+
+def test_the_plan_of_the_work_that_is_there_is_repeated(
+    tmp_path: Path, whole: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer(tmp_path)
+    poor = barrier_flow(NETWORK, IMAGE_BCHW, scratch=tmp_path, max_bytes=1000)
+    assert poor.plan == PLAN
+    poor.check()
+    assert torch.equal(answer(tmp_path, plan=None), whole)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{scratch_of(tmp_path)} is continued, its plan takes more memory than there is now; "
+        "delete it to start over with less"
+    ]
+    other = barrier_flow(NETWORK, IMAGE_BCHW, scratch=tmp_path, fingerprint={"slide": "another"})
+    assert other.plan != PLAN
+
+
+def test_files_of_an_ended_run_can_be_removed_later(tmp_path: Path, whole: Tensor) -> None:
+    answer(tmp_path)
+    barrier_flow(NETWORK, IMAGE_BCHW, scratch=tmp_path, plan=PLAN).remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]

@@ -15,6 +15,7 @@ from torch import nn
 
 from axialcli.engine.background import Background
 from axialcli.engine.stream import StreamEngine, refusal
+from axialcli.engine.stream.budget import UNSEEN_BYTES, make_budget
 from axialcli.errors import LimitError
 from axialcli.geometry import Box, Size
 from tests.engine.stream.models import NetworkModel
@@ -125,7 +126,7 @@ def test_a_small_budget_lowers_the_steps_then_cuts_strips(caplog: pytest.LogCapt
     from axialcli.engine.memory import resident_bytes
     from axialcli.engine.stream.engine import SPARE_BYTES
 
-    fixed = resident_bytes() + SPARE_BYTES
+    fixed = resident_bytes() + SPARE_BYTES + UNSEEN_BYTES
     with caplog.at_level(logging.INFO, "axial"):
         plans = [
             make(image_HWC, max_ram_bytes=fixed + (mib << 20)).plan for mib in (1000, 100, 60, 40, 25, 15)
@@ -183,6 +184,55 @@ def test_what_cannot_be_streamed_is_named() -> None:
     assert "AdaptiveAvgPool2d" in said
     assert refusal(UNET, Size(100, 100)) is None
     assert refusal(small_model(), Size(100, 100)) is None
+
+
+class Turned(nn.Module):
+    """Answers with height and width exchanged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x).permute(0, 1, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "said"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 2, 4, stride=2, padding=1)), Size(100, 150), "it answers [1, 2, 50, 75]"),
+        (nn.Sequential(nn.Conv2d(3, 2, 3)), Size(100, 150), "it answers [1, 2, 98, 148]"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1)), Size(100, 150), "it answers [1, 4, 100, 150]"),
+        (Turned(), Size(100, 150), "it answers [1, 2, 150, 100]"),
+    ],
+)
+def test_an_answer_of_another_shape_is_named(network: nn.Module, size: Size, said: str) -> None:
+    wanted = f"{said} for a picture of 100 x 150, and not [1, 2, 100, 150]"
+    assert refusal(NetworkModel(network), size) == wanted
+
+
+def test_an_answer_on_its_side_is_named_on_a_square_picture_too() -> None:
+    said = refusal(NetworkModel(Turned()), Size(100, 100))
+    assert said == "it answers with rows and columns in another order"
+
+
+def test_on_a_gpu_its_own_free_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device: 100 MB are free, and of 50 MB that its allocator holds 40 are in use."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100_000_000, 1 << 40))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50_000_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 40_000_000)
+    cuda = torch.device("cuda")
+
+    def free(device: torch.device, most: int, given: bool) -> tuple[int, bool]:
+        budget = make_budget(device, max_ram_bytes=most, given=given, spare_bytes=0)
+        return budget.free_bytes, budget.on_device
+
+    assert free(cuda, 1 << 40, False) == (99_000_000, True)
+    assert free(cuda, 1, False) == (99_000_000, True)
+    assert free(cuda, 1 << 40, True) == (99_000_000, True)
+    small, on_device = free(cuda, 1, True)
+    assert (small < 0, on_device) == (True, False)
+    assert free(torch.device("cpu"), 1 << 40, False)[0] > 1 << 39
 
 
 def test_cancel_stops_between_steps() -> None:

@@ -11,7 +11,7 @@ import torch
 from axialcli.backends import Model, load_model
 from axialcli.engine.background import Background
 from axialcli.engine.stream import StreamEngine
-from axialcli.engine.stream.transfer import Download, Upload
+from axialcli.engine.stream.transfer import Download, Uploader
 from axialcli.geometry import Block, Box
 from tests.engine.stream.test_engine import PLENTY, noise
 from tests.engine.views import ArrayView
@@ -28,12 +28,6 @@ def blocks(model: Model, done: tuple[Box, ...] = (), **settings: Any) -> list[Bl
         ArrayView(image_HWC), model, max_ram_bytes=PLENTY, probs=True, windows=WINDOWS, **settings
     )
     return list(engine.blocks(done))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _exact_products() -> None:
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.mark.parametrize("background", [None, Background((240.0,) * 3, 0)], ids=["all", "skipped"])
@@ -57,9 +51,9 @@ def test_a_continued_run_on_a_gpu_repeats_its_bits() -> None:
 
 
 def test_copies_arrive_whole() -> None:
-    device = torch.device("cuda")
+    uploader = Uploader(torch.device("cuda"))
     arrays = [noise(700, 900, seed) for seed in range(20)]
-    uploads = [Upload(array, device) for array in arrays]
+    uploads = [uploader.start(array) for array in arrays]
     downloads = [Download(upload.tensor() + 1) for upload in uploads]
     for array, download in zip(arrays, downloads, strict=True):
         assert np.array_equal(download.array(), array + np.uint8(1))
