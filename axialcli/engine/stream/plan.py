@@ -122,13 +122,13 @@ def make_plan(
                 return plan_of(rows_px, cut(count))
     except NotStreamable as refused:
         raise LimitError(
-            f"--max-ram of {max_ram_bytes >> 20} MiB is too little: the network cannot be cut into column "
-            f"strips, {refused}; give more, or use --engine tiles"
+            f"memory of {max_ram_bytes >> 20} MiB is too little: the network cannot be cut into column "
+            f"strips, {refused}; give more with --max-ram, or use --engine tiles"
         ) from refused
     raise LimitError(
-        f"--max-ram of {max_ram_bytes >> 20} MiB is too little: the narrowest strip of a stream needs "
+        f"memory of {max_ram_bytes >> 20} MiB is too little: the narrowest strip of a stream needs "
         f"{needed >> 20} MiB beside libraries and model, {max(free_bytes, 0) >> 20} MiB are left; "
-        "give more, or use --engine tiles"
+        "give more with --max-ram, or use --engine tiles"
     )
 
 

@@ -142,7 +142,7 @@ def test_a_small_budget_lowers_the_steps_then_cuts_strips(caplog: pytest.LogCapt
     ):
         assert narrow > wide or low <= high
     assert "% of the width is computed twice" in caplog.text
-    with pytest.raises(LimitError, match=r"--max-ram of .* is too little"):
+    with pytest.raises(LimitError, match=r"memory of .* is too little"):
         make(image_HWC, max_ram_bytes=fixed + (1 << 20))
 
 
