@@ -95,6 +95,21 @@ def repeated(tensor: Tensor, dim: int, columns: tuple[int, int]) -> Tensor:
     return tensor.index_select(dim, at)
 
 
+def write_repeated(out: Tensor, tensor: Tensor, dim: int, first: int) -> None:
+    """Writes a tensor that repeats along `dim` for ever into `out`, whose columns begin at `first`."""
+    period, width = tensor.shape[dim], out.shape[dim]
+    if first % period or width < period:
+        out.copy_(repeated(tensor, dim, (first, first + width)))
+        return
+    whole = width // period
+    # A broadcast copies whole periods; an index for every column would be many times slower.
+    main = out.narrow(dim, 0, whole * period)
+    main.view(*main.shape[:dim], whole, period, *main.shape[dim + 1 :]).copy_(tensor.unsqueeze(dim))
+    rest = width - whole * period
+    if rest:
+        out.narrow(dim, width - rest, rest).copy_(tensor.narrow(dim, 0, rest))
+
+
 @dataclass
 class _Made:
     """Rows that a node has made in one step. active: the columns that were computed; filled: those whose
@@ -251,9 +266,7 @@ class SparseFlow(Flow):
             for y0, y1, view in buffer.parts(*made.rows):
                 blank = made.blank.narrow(plane.row_dim, y0 - made.rows[0], y1 - y0)
                 for x0, x1 in missing:
-                    view.narrow(plane.column_dim, x0, x1 - x0).copy_(
-                        repeated(blank, plane.column_dim, (x0, x1))
-                    )
+                    write_repeated(view.narrow(plane.column_dim, x0, x1 - x0), blank, plane.column_dim, x0)
 
     def _from_chunk(
         self, index: int, chunk: Chunk, rows: tuple[int, int], columns: tuple[int, int]
@@ -263,11 +276,10 @@ class SparseFlow(Flow):
         plane = self.graph.nodes[index].plane
         blank = self._history[index][-1].blank
         memory = MemoryLayout(plane)
-        joined = memory.view(
-            memory.empty(rows[1] - rows[0], columns[1] - columns[0], blank.dtype, blank.device)
-        )
+        shape = (rows[1] - rows[0], columns[1] - columns[0], *memory.others)
+        joined = memory.view(torch.empty(shape, dtype=blank.dtype, device=blank.device))
         below = blank.narrow(plane.row_dim, rows[0] - chunk.rows[0], rows[1] - rows[0])
-        joined.copy_(repeated(below, plane.column_dim, columns))
+        write_repeated(joined, below, plane.column_dim, columns[0])
         for x0, x1, tensor in chunk.parts:
             first, last = max(x0, columns[0]), min(x1, columns[1])
             if first < last:
