@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialcli.engine.background import Background
+from axialcli.engine.filled import FilledView
 from axialcli.engine.grid import TileSpan
 from axialcli.engine.stopwatch import Stopwatch
 from axialcli.geometry import Box
@@ -59,11 +60,11 @@ class Slab:
 
 
 class Slabs:
-    """Reads the slabs of a view, and counts how many of their own pixels were read and were blank."""
+    """Reads the slabs of a view. pixels: what reads them, and counts their own pixels and the blank ones."""
 
     def __init__(self, view: SlideView, background: Background | None, stopwatch: Stopwatch) -> None:
-        self._view, self._background, self._stopwatch = view, background, stopwatch
-        self.read_px = self.blank_px = 0
+        self.pixels = FilledView(view, background)
+        self._stopwatch = stopwatch
 
     def under(self, rows: list[TileSpan], reach: tuple[int, int], own: tuple[int, int]) -> Iterator[Slab]:
         """The slab of each row of tiles, over the columns `reach`; of these, `own` are counted."""
@@ -73,7 +74,8 @@ class Slabs:
         for row, following in zip_longest(rows, rows[1:]):
             with self._stopwatch.stage("read"):
                 top = row.start + (shared.height if shared else 0)
-                slab = self._read(Box(top, x0, row.stop, x1), inside)
+                image_HWC, blank_HW = self.pixels.read(Box(top, x0, row.stop, x1), inside)
+                slab = Slab(image_HWC=image_HWC, blank_HW=blank_HW)
                 if shared:
                     slab = slab.below(shared)
                 if following:
@@ -81,13 +83,3 @@ class Slabs:
             yield slab
             # The consumer alone decides how long a slab lives.
             del slab
-
-    def _read(self, box: Box, inside: slice) -> Slab:
-        image_HWC = self._view.read(box)
-        if self._background is None:
-            return Slab(image_HWC=image_HWC, blank_HW=None)
-        _, blank_HW = self._background.fill(image_HWC)
-        own_HW = blank_HW[:, inside]
-        self.read_px += own_HW.size
-        self.blank_px += int(np.count_nonzero(own_HW))
-        return Slab(image_HWC=image_HWC, blank_HW=blank_HW)

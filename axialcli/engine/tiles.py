@@ -114,12 +114,12 @@ class TileEngine:
     def describe(self) -> dict[str, Any]:
         """batch, strips and tiles of the plan; the shares of pixels that were blank and of tiles that were
         skipped, of what this run itself did."""
-        tiles, pixels = self._tiles_run + self._tiles_skipped, self._slabs.read_px
+        tiles, pixels = self._tiles_run + self._tiles_skipped, self._slabs.pixels.read_px
         return {
             "batch": self.batch,
             "strips": len(self.plan.strips),
             "tiles": self.plan.tiles,
-            "blank_share": round(self._slabs.blank_px / pixels, 4) if pixels else 0.0,
+            "blank_share": round(self._slabs.pixels.blank_px / pixels, 4) if pixels else 0.0,
             "skipped_share": round(self._tiles_skipped / tiles, 4) if tiles else 0.0,
         }
 

@@ -88,7 +88,7 @@ def in_loops(
         for place, vector in one.items():
             out[(batch, *place, head)] = vector
     proj = module.proj
-    return out.flatten(-2) @ proj.weight.detach().double().t() + proj.bias.detach().double()  # type: ignore
+    return out.flatten(-2) @ proj.weight.detach().double().t() + proj.bias.detach().double()  # type: ignore[no-any-return]
 
 
 def axial_in_loops(module: AxialAttention, tokens: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from axialcli.engine.stream.engine import StreamEngine, refusal
+from axialcli.engine.stream.engine import StreamEngine
+from axialcli.engine.stream.examine import refusal
 from axialcli.engine.stream.plan import StreamFacts, stream_facts
 from axialcli.engine.stream.trace import NotStreamable, trace
 

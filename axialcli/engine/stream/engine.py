@@ -23,7 +23,6 @@ from axialcli.engine.stopwatch import Stopwatch
 from axialcli.engine.stream.barrier import BarrierFlow
 from axialcli.engine.stream.blocks import BlockRows
 from axialcli.engine.stream.budget import UNSEEN_BYTES, make_budget
-from axialcli.engine.stream.examine import refusal as refusal
 from axialcli.engine.stream.flow import Flow
 from axialcli.engine.stream.pixels import Pixels, Slab
 from axialcli.engine.stream.plan import make_plan, whole_width
@@ -158,7 +157,7 @@ class StreamEngine:
             "halo_px": self.plan.halo_px if len(self.plan.strips) > 1 else 0,
             "recomputed_share": round(self.plan.recomputed_share, 4),
             "state_bytes": self.state_bytes,
-            "blank_share": _share(self._pixels.blank_px, self._pixels.read_px),
+            "blank_share": _share(self._pixels.filled.blank_px, self._pixels.filled.read_px),
             "skipped_share": _share(self._skipped_px, self._output_px),
         }
 

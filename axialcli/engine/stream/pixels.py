@@ -15,6 +15,7 @@ from torch import Tensor
 
 from axialcli.backends import Model
 from axialcli.engine.background import Background
+from axialcli.engine.filled import FilledView
 from axialcli.engine.stopwatch import Stopwatch
 from axialcli.engine.stream.transfer import Upload, Uploader
 from axialcli.geometry import Box
@@ -30,7 +31,7 @@ class Slab:
 
 
 class Pixels:
-    """Reads slabs of a view and makes of them what the network sees. read_px, blank_px: counts so far."""
+    """Reads slabs of a view and makes of them what the network sees. filled: what reads and counts them."""
 
     def __init__(
         self, view: SlideView, model: Model, background: Background | None, stopwatch: Stopwatch
@@ -38,7 +39,7 @@ class Pixels:
         self._view, self._model, self._background = view, model, background
         self._stopwatch = stopwatch
         self._uploader = Uploader(model.device)
-        self.read_px = self.blank_px = 0
+        self.filled = FilledView(view, background)
 
     def slabs(self, wanted: Iterable[tuple[int, int]], columns: tuple[int, int]) -> Iterator[Slab | None]:
         """The slabs of these rows [start, stop), None where the two are equal."""
@@ -51,12 +52,7 @@ class Pixels:
     def read(self, box: Box) -> Slab:
         """One slab."""
         with self._stopwatch.stage("read"):
-            image_HWC = self._view.read(box)
-            if self._background is None:
-                return Slab(self._uploader.start(image_HWC), None)
-            image_HWC, blank_HW = self._background.fill(np.ascontiguousarray(image_HWC))
-        self.read_px += blank_HW.size
-        self.blank_px += int(np.count_nonzero(blank_HW))
+            image_HWC, blank_HW = self.filled.read(box)
         return Slab(self._uploader.start(image_HWC), blank_HW)
 
     def normalised(self, image_HWC: Tensor) -> Tensor:
