@@ -15,6 +15,8 @@ from axialcli.errors import ModelError
 FORMAT = 1
 METADATA_KEY = "axial"
 MAX_STRIDE = 4096
+MAX_SIZE = 16384
+ACTIVATIONS = ("softmax", "sigmoid", "none", "labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,9 @@ class InputSpec:
     channels: their names in order. mean, std: per channel, in units of the full scale, so that the
     network sees (value / full scale - mean) / std; full scale is 255 for uint8 and float, 65535 for
     uint16. mpp: the resolution to resample to, in microns per pixel, or None where any will do.
-    mpp_range: resolutions that need no resampling; contains mpp.
+    mpp_range: resolutions that need no resampling; contains mpp. layout: the order of the network's axes,
+    "NCHW" or "NHWC". size: height and width, where the network takes no other. multiple: heights and
+    widths have to be multiples of it; what a tile lacks is filled by repeating its last row and column.
     """
 
     channels: tuple[str, ...]
@@ -32,13 +36,18 @@ class InputSpec:
     std: tuple[float, ...]
     mpp: float | None = None
     mpp_range: tuple[float, float] | None = None
+    layout: str = "NCHW"
+    size: tuple[int, int] | None = None
+    multiple: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSpec:
     """What the network's numbers mean.
 
-    activation: softmax over the classes, or sigmoid of one logit (class 1 against class 0).
+    activation: "softmax" over the classes; "sigmoid" of one logit (class 1 against class 0); "none",
+    where the network answers probabilities, of each class or of class 1 alone; "labels", where it
+    answers the number of the class.
     threshold: two classes only; class 1 where its probability is at least this; None: the largest
     probability wins. stride: pixels per output pixel, 1 for dense masks.
     """
@@ -91,6 +100,12 @@ class ModelSpec:
             raise ModelError(f"model '{self.name}': std is {self.input.std}; it goes from 1e-6 to 1e6")
         if mpp is not None and not 0 < mpp < math.inf:
             raise ModelError(f"model '{self.name}': mpp is {mpp}, not a resolution above 0")
+        if self.input.layout not in ("NCHW", "NHWC"):
+            raise ModelError(f"model '{self.name}': layout '{self.input.layout}' is neither NCHW nor NHWC")
+        if not 1 <= self.input.multiple <= MAX_STRIDE:
+            raise ModelError(f"model '{self.name}': multiple is a whole number from 1 to {MAX_STRIDE}")
+        if self.input.size is not None and not all(1 <= side <= MAX_SIZE for side in self.input.size):
+            raise ModelError(f"model '{self.name}': size is {self.input.size}; sides go from 1 to {MAX_SIZE}")
         if mpp_range is None:
             return
         low, high = mpp_range
@@ -101,7 +116,7 @@ class ModelSpec:
 
     def _check_output(self) -> None:
         threshold = self.output.threshold
-        if self.output.activation not in ("softmax", "sigmoid"):
+        if self.output.activation not in ACTIVATIONS:
             raise ModelError(f"model '{self.name}': activation '{self.output.activation}' is not known")
         if not 2 <= len(self.classes) <= 256:
             raise ModelError(f"model '{self.name}': {len(self.classes)} classes; a mask holds 2 to 256")
@@ -126,6 +141,9 @@ class ModelSpec:
                     "std": list(self.input.std),
                     "mpp": self.input.mpp,
                     "mpp_range": list(self.input.mpp_range) if self.input.mpp_range else None,
+                    "layout": self.input.layout,
+                    "size": list(self.input.size) if self.input.size else None,
+                    "multiple": self.input.multiple,
                 },
                 "output": {
                     "activation": self.output.activation,
@@ -184,7 +202,14 @@ def _read_input(source: Mapping[str, Any]) -> InputSpec:
     if source.get("mpp_range"):
         low, high = source["mpp_range"]
         mpp_range = (_number(low), _number(high))
+    size = None
+    if source.get("size") is not None:
+        height, width = source["size"]
+        size = (_whole(height), _whole(width))
     return InputSpec(
+        layout=_text(source.get("layout", "NCHW")),
+        size=size,
+        multiple=_whole(source.get("multiple", 1)),
         channels=tuple(map(_text, source["channels"])),
         mean=tuple(map(_number, source["mean"])),
         std=tuple(map(_number, source["std"])),
