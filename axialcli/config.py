@@ -12,6 +12,7 @@ from axialcli.errors import UsageError
 Blend = Literal["gaussian", "linear", "mean", "crop"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+ExportDtype = Literal["float32", "float16"]
 Layout = Literal["auto", "ome", "ome-strict", "generic"]
 ProbsDtype = Literal["uint8", "float16"]
 EngineName = Literal["stream", "tiles"]

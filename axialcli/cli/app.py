@@ -10,6 +10,7 @@ import typer
 
 from axialcli import __version__
 from axialcli.cli.console import printable
+from axialcli.cli.export_onnx import export_onnx
 from axialcli.cli.info import info
 from axialcli.cli.models import models
 from axialcli.cli.predict import predict
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command("export-onnx")(export_onnx)
 app.command()(info)
 app.add_typer(models)
 app.command()(sample)

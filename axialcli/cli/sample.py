@@ -40,12 +40,12 @@ def sample(
         )
 
 
-def parse_size(text: str) -> Size:
-    """`8192` or `4096x8192` (height x width). Raises UsageError."""
+def parse_size(text: str, option: str = "--size") -> Size:
+    """`8192` or `4096x8192` (height x width) of an option. Raises UsageError."""
     match = re.fullmatch(r"(\d{1,7})(?:[xX](\d{1,7}))?", text.strip())
     if not match:
-        raise UsageError(f"--size is '{text}': write one number, or HEIGHTxWIDTH")
+        raise UsageError(f"{option} is '{text}': write one number, or HEIGHTxWIDTH")
     size = Size(int(match[1]), int(match[2] or match[1]))
     if min(size) < 1:
-        raise UsageError(f"--size is '{text}': a picture has at least one pixel")
+        raise UsageError(f"{option} is '{text}': a picture has at least one pixel")
     return size

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axialcli.nn.rotary import rotate_
+from axialcli.nn.rotary import rotate_, rotated
+from axialcli.nn.traceable import attend_traceable
 
 Axis = Literal["width", "height", "depth"]
 Positions = Literal["bias", "rotary", "none"]
@@ -80,6 +81,10 @@ class AxialAttention(nn.Module):
             self.bias_AS = nn.Parameter(torch.zeros(heads, span or 0))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        if torch.compiler.is_exporting():
+            if mask is not None:
+                raise NotImplementedError("a mask cannot be exported")
+            return self._forward_traceable(tokens)
         band_AQK = None
         if self.span is not None:
             steps_K = torch.arange(QUERY_CHUNK + self.span - 1, device=tokens.device)
@@ -89,6 +94,15 @@ class AxialAttention(nn.Module):
         q, kv = self._with_positions(qkv.select(-3, 0), 0), qkv.narrow(-3, 1, 2)
         self._with_positions(kv.select(-3, 0), 0)
         return self.project(attend(q, kv, mask, after=self.after, band_AQK=band_AQK))
+
+    def _forward_traceable(self, tokens: Tensor) -> Tensor:
+        """`forward` without loops whose length depends on the grid, and without writing in place."""
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        if self.positions == "rotary":
+            along = tokens.ndim - 2 - self.after
+            q, k = (rotated(part, along=along, start=0) for part in (q, k))
+        bias_AS = self.bias_AS if self.positions == "bias" else None
+        return self.project(attend_traceable(q, k, v, after=self.after, bias_AS=bias_AS, span=self.span))
 
     def queries(self, tokens: Tensor, start: int = 0) -> Tensor:
         """The queries [B, *grid, A, D] of tokens [B, *grid, C] that begin at position `start` of the axis.

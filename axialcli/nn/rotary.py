@@ -10,7 +10,16 @@ BASE = 100.0
 
 
 def rotate_(heads: Tensor, *, along: int, start: int) -> Tensor:
-    """Turns queries or keys by angles that grow with their position, in place; returns them.
+    """As `rotated`, in place; returns them."""
+    half = heads.shape[-1] // 2
+    first, second = _turned(heads, along=along, start=start)
+    heads[..., :half].copy_(first)
+    heads[..., half:].copy_(second)
+    return heads
+
+
+def rotated(heads: Tensor, *, along: int, start: int) -> Tensor:
+    """Queries or keys, turned by angles that grow with their position.
 
     heads: [B, *grid, A, D], D even. Along grid axis `along` the positions are start, start + 1, ...
     Channels i and i + D / 2 are a pair, turned by position * BASE ** (-2 i / D). The product of a query
@@ -19,6 +28,11 @@ def rotate_(heads: Tensor, *, along: int, start: int) -> Tensor:
     Source: Su et al. 2021 (arXiv 2104.09864, equation 34); the base for pictures is that of Heo et al.
     2024 (arXiv 2403.13298).
     """
+    return torch.cat(_turned(heads, along=along, start=start), -1)
+
+
+def _turned(heads: Tensor, *, along: int, start: int) -> tuple[Tensor, Tensor]:
+    """The two halves of the channels, turned."""
     half = heads.shape[-1] // 2
     # In float64 until the sine is taken: a position of 100,000 leaves float32 two digits of its angle.
     # On the processor, for not every device has float64.
@@ -28,7 +42,4 @@ def rotate_(heads: Tensor, *, along: int, start: int) -> Tensor:
     angles = angles.view(-1, *[1] * (heads.ndim - 2 - along), half)
     cos, sin = angles.cos().to(heads), angles.sin().to(heads)
     first, second = heads[..., :half], heads[..., half:]
-    turned_first, turned_second = first * cos - second * sin, second * cos + first * sin
-    first.copy_(turned_first)
-    second.copy_(turned_second)
-    return heads
+    return first * cos - second * sin, second * cos + first * sin

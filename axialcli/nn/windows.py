@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.nn.attention import MAX_ROWS, Positions
+from axialcli.nn.traceable import attend_in_windows_traceable
 
 
 class WindowAttention(nn.Module):
@@ -41,6 +42,10 @@ class WindowAttention(nn.Module):
     def forward(self, tokens_BHWC: Tensor) -> Tensor:
         bias_AYX = self.bias_AYX if self.positions == "bias" else None
         qkv_BHWC = self.qkv(tokens_BHWC)
+        if torch.compiler.is_exporting():
+            bias_ALL = None if bias_AYX is None else _bias(bias_AYX, self.window, self.window)
+            out_BHWC = attend_in_windows_traceable(qkv_BHWC, bias_ALL, self.heads, self.window)
+            return self.proj(out_BHWC)  # type: ignore[no-any-return]
         return self.proj(attend_in_windows(qkv_BHWC, bias_AYX, self.heads, self.window))  # type: ignore[no-any-return]
 
 

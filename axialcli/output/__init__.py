@@ -12,12 +12,12 @@ from axialcli.output.journal import OVERLAY_FILE, REPORT_FILE, Journal, earlier_
 from axialcli.output.mask import MaskSink
 from axialcli.output.overlay import OVERLAY_MAX_PX, overlay, write_overlay
 from axialcli.output.probs import ProbsSink
-from axialcli.output.publishing import publish, publish_all
+from axialcli.output.publishing import publish, publish_all, publish_bytes
 from axialcli.output.report import class_areas, write_report
 from axialcli.output.run_files import RunFiles
 from axialcli.output.sink import Sink
 from axialcli.output.spool import TileSpool
-from axialcli.output.targets import Outputs, check_outputs, check_scratch, note_publishing
+from axialcli.output.targets import Outputs, check_file, check_outputs, check_scratch, note_publishing
 
 __all__ = [
     "OVERLAY_FILE",
@@ -33,6 +33,7 @@ __all__ = [
     "Sink",
     "TileSpool",
     "WorkFolder",
+    "check_file",
     "check_outputs",
     "check_scratch",
     "class_areas",
@@ -43,6 +44,7 @@ __all__ = [
     "partial_folder",
     "publish",
     "publish_all",
+    "publish_bytes",
     "write_overlay",
     "write_report",
     "writing",

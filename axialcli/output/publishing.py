@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from axialcli.output.files import open_file, sync_file, sync_folder, writing
+from axialcli.errors import OutputError
+from axialcli.output.files import open_file, sync_file, sync_folder, write_file, writing
 from axialcli.output.folder import WorkFolder, partial_folder
 
 _COPY = "copy"
@@ -29,6 +30,17 @@ def publish(temp: Path, final: Path) -> None:
                 raise
             _replace_across(temp, final)
         sync_folder(final.parent)
+
+
+def publish_bytes(data: bytes, final: Path) -> None:
+    """Writes `data` to a file beside `final` and publishes it. Raises OutputError; nothing is left then."""
+    temp = final.with_name(final.name + ".new")
+    try:
+        write_file(temp, data)
+        publish(temp, final)
+    except OutputError:
+        temp.unlink(missing_ok=True)
+        raise
 
 
 def publish_all(pairs: Sequence[tuple[Path, Path]]) -> None:

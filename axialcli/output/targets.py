@@ -54,11 +54,7 @@ def check_outputs(
     published = _published(outputs.mask)
     read = list(inputs)
     for path in outputs.all:
-        try:
-            _check(path, read, may_exist=force or str(path.resolve()) in published)
-        except (OSError, ValueError) as error:
-            reason = error if isinstance(error, OSError) else OSError(0, str(error))
-            raise output_error(path, reason) from error
+        check_file(path, inputs=read, may_exist=force or str(path.resolve()) in published)
     folders = [partial_folder(path) for path in (outputs.mask, outputs.probs) if path is not None]
     places = [path.resolve() for path in (*outputs.all, *folders)]
     if len(set(places)) < len(places):
@@ -66,6 +62,16 @@ def check_outputs(
             f"{mask}: two outputs have the same name; mask, report, probabilities and overlay differ"
         )
     return outputs
+
+
+def check_file(path: Path, *, inputs: Iterable[Path], may_exist: bool) -> None:
+    """Raises OutputError where `path` is there (unless it may be) or its folder does not take files,
+    UsageError where it is one of the inputs."""
+    try:
+        _check(path, list(inputs), may_exist=may_exist)
+    except (OSError, ValueError) as error:
+        reason = error if isinstance(error, OSError) else OSError(0, str(error))
+        raise output_error(path, reason) from error
 
 
 def check_scratch(folder: str | Path | None) -> None:
