@@ -28,6 +28,9 @@ from axialcli.geometry import Size
 OPSETS = range(18, 24)
 """Operator sets that the exporter writes."""
 
+DEFAULT_OPSET = 20
+"""The first with GELU as an operator of its own."""
+
 TRACED_ON = (2, 56, 72)
 """Batch, height and width that a network is traced on: all different, none of them 1."""
 
@@ -50,7 +53,7 @@ class Exported:
 def export(
     model: TorchModel,
     *,
-    opset: int = OPSETS.start,
+    opset: int = DEFAULT_OPSET,
     dtype: Literal["float32", "float16"] = "float32",
     static: Size | None = None,
     pixels: bool = False,

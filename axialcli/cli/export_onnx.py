@@ -23,7 +23,7 @@ def export_onnx(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file to write. Default: NAME.onnx, here.")
     ] = None,
-    opset: Annotated[int, typer.Option(help="Operator set of the file, 18 to 23.")] = 18,
+    opset: Annotated[int, typer.Option(help="Operator set of the file, 18 to 23.")] = 20,
     dtype: Annotated[str, typer.Option(help="float32 or float16: of weights, input and output.")] = "float32",
     static: Annotated[
         str | None, typer.Option(help="Fix height and width, as HEIGHTxWIDTH. Default: any size.")

@@ -97,12 +97,15 @@ class AxialAttention(nn.Module):
 
     def _forward_traceable(self, tokens: Tensor) -> Tensor:
         """`forward` without loops whose length depends on the grid, and without writing in place."""
-        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        along = tokens.ndim - 2 - self.after
+        heads = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
+        # [3, ..., A, L, D]: moved once, for all that follows.
+        q, k, v = heads.movedim((-3, along), (0, -2)).unbind(0)
         if self.positions == "rotary":
-            along = tokens.ndim - 2 - self.after
-            q, k = (rotated(part, along=along, start=0) for part in (q, k))
+            q, k = (rotated(part, along=part.ndim - 2, start=0) for part in (q, k))
         bias_AS = self.bias_AS if self.positions == "bias" else None
-        return self.project(attend_traceable(q, k, v, after=self.after, bias_AS=bias_AS, span=self.span))
+        attended = attend_traceable(q, k, v, bias_AS=bias_AS, span=self.span)
+        return self.project(attended.movedim(-2, along))
 
     def queries(self, tokens: Tensor, start: int = 0) -> Tensor:
         """The queries [B, *grid, A, D] of tokens [B, *grid, C] that begin at position `start` of the axis.

@@ -4,7 +4,7 @@ Elsewhere lines are attended piece by piece, in loops whose length depends on th
 hold for every size cannot contain such a loop, so here the pieces are an axis of their own. The numbers
 are the same up to rounding.
 
-Shapes: B batch, C channels, H height, W width; A heads of D channels each. Along an axis the grid is N
+Shapes: B batch, C channels, H height, W width; A heads of D channels each. Seen along an axis the grid is
 lines of L tokens, cut into P pieces of Q queries, each with a window of K keys. S is the span.
 """
 
@@ -18,61 +18,40 @@ LEAST_QUERIES = 16
 """Queries of a piece at the least; otherwise there are as many as a span has neighbours."""
 
 
-def attend_traceable(
-    q: Tensor, k: Tensor, v: Tensor, *, after: int, bias_AS: Tensor | None, span: int | None
-) -> Tensor:
-    """Softmax attention of every line along the grid axis with `after` axes behind it.
+def attend_traceable(q: Tensor, k: Tensor, v: Tensor, *, bias_AS: Tensor | None, span: int | None) -> Tensor:
+    """Softmax attention of every line to itself.
 
-    q, k, v: [B, *grid, A, D]. span: how many keys a query sees, or None for the whole line; bias_AS: what
-    is added to the scores by distance, or None. Returns [B, *grid, A, D].
+    q, k, v: [..., A, L, D]. span: how many keys a query sees, or None for the whole line; bias_AS: what
+    is added to the scores by distance, or None. Returns [..., A, L, D].
     """
-    along = q.ndim - 3 - after
-    q, k, v = (part.movedim(along, -3) for part in (q, k, v))
-    lines, (length, heads, channels) = q.shape[:-3], q.shape[-3:]
-    q_NLAD, k_NLAD, v_NLAD = (part.reshape(-1, length, heads, channels) for part in (q, k, v))
     if span is None:
-        out_NALD = F.scaled_dot_product_attention(
-            *(part.transpose(1, 2) for part in (q_NLAD, k_NLAD, v_NLAD))
-        )
-        out_NLAD = out_NALD.transpose(1, 2)
-    else:
-        out_NLAD = _attend_pieces(q_NLAD, k_NLAD, v_NLAD, bias_AS, span)
-    return out_NLAD.reshape(*lines, length, heads, channels).movedim(-3, along)
-
-
-def _attend_pieces(
-    q_NLAD: Tensor, k_NLAD: Tensor, v_NLAD: Tensor, bias_AS: Tensor | None, span: int
-) -> Tensor:
-    length, heads, channels = q_NLAD.shape[1:]
+        shape = q.shape
+        q, k, v = (part.reshape(-1, *shape[-3:]) for part in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).reshape(shape)
+    length, channels = q.shape[-2:]
     radius = span // 2
     queries = max(LEAST_QUERIES, 2 * radius)
     pieces = (length + queries - 1) // queries
-    device = q_NLAD.device
-    # Beyond the ends of a line lie zeros, which no query sees.
-    filled = pieces * queries - length
-    q_NLAD = F.pad(q_NLAD, (0, 0, 0, 0, 0, filled))
-    k_NLAD, v_NLAD = (F.pad(part, (0, 0, 0, 0, radius, filled + radius)) for part in (k_NLAD, v_NLAD))
-    first_P = torch.arange(pieces, device=device) * queries
+    device = q.device
     step_K = torch.arange(queries + 2 * radius, device=device)
-    place_PK = first_P[:, None] + step_K[None]
-    q_NPAQD = q_NLAD.reshape(-1, pieces, queries, heads, channels).transpose(2, 3)
-    windows = place_PK.flatten(), (pieces, queries + 2 * radius)
-    k_NPADK = k_NLAD.index_select(1, windows[0]).unflatten(1, windows[1]).permute(0, 1, 3, 4, 2)
-    v_NPAKD = v_NLAD.index_select(1, windows[0]).unflatten(1, windows[1]).transpose(2, 3)
-    scores_NPAQK = (q_NPAQD * channels**-0.5) @ k_NPADK
+    place_PK = (torch.arange(pieces, device=device) * queries - radius)[:, None] + step_K[None]
+    # What lies beyond the ends of a line stands for nothing: no query sees it.
+    inside_PK = place_PK.clamp(0, length - 1).flatten()
+    windows = (pieces, queries + 2 * radius)
+    k, v = (part.index_select(-2, inside_PK).unflatten(-2, windows) for part in (k, v))
+    q = F.pad(q, (0, 0, 0, pieces * queries - length)).unflatten(-2, (pieces, queries))
     # Which keys a query may see is the same for all pieces; which of them exist is not.
     distance_QK = step_K[None] - torch.arange(queries, device=device)[:, None]
     within_QK = (distance_QK >= 0) & (distance_QK < span)
-    exists_PK = (place_PK >= radius) & (place_PK < length + radius)
-    # A query behind the end sees itself, or its scores would all be -inf.
-    itself_QK = distance_QK == radius
-    seen_PQK = (within_QK[None] & exists_PK[:, None]) | itself_QK[None]
-    add_PAQK = torch.zeros((), dtype=q_NLAD.dtype, device=device).where(seen_PQK[:, None], float("-inf"))
+    exists_PK = (place_PK >= 0) & (place_PK < length)
+    # A query behind the end sees itself, or all its scores would be -inf.
+    seen_PQK = (within_QK[None] & exists_PK[:, None]) | (distance_QK == radius)[None]
+    add_PQK = torch.zeros((), dtype=q.dtype, device=device).where(seen_PQK, float("-inf"))
+    add_APQK = add_PQK[None]
     if bias_AS is not None:
-        add_PAQK = add_PAQK + bias_AS[:, distance_QK.clamp(0, span - 1)][None]
-    weight_NPAQK = (scores_NPAQK + add_PAQK).softmax(-1)
-    out_NPQAD = (weight_NPAQK @ v_NPAKD).transpose(2, 3)
-    return out_NPQAD.reshape(-1, pieces * queries, heads, channels)[:, :length]
+        add_APQK = add_APQK + bias_AS[:, distance_QK.clamp(0, span - 1)][:, None]
+    weight = ((q * channels**-0.5) @ k.transpose(-1, -2) + add_APQK).softmax(-1)
+    return (weight @ v).flatten(-3, -2)[..., :length, :]
 
 
 def attend_in_windows_traceable(qkv_BHWC: Tensor, bias_ALL: Tensor | None, heads: int, window: int) -> Tensor:
