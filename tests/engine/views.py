@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from axialcli.backends import Model
+from axialcli.config import Blend
+from axialcli.engine import TileEngine, tiling_of
 from axialcli.geometry import Box, Size
 
 
@@ -21,3 +26,18 @@ class ArrayView:
     def read(self, box: Box) -> NDArray[np.generic]:
         self.read_boxes.append(box)
         return self.image_HWC[box.y0 : box.y1, box.x0 : box.x1].copy()
+
+
+def tile_engine(
+    image_HWC: NDArray[Any],
+    model: Model,
+    *,
+    tile: int,
+    overlap: int,
+    blend: Blend = "gaussian",
+    **options: Any,
+) -> TileEngine:
+    """An engine with square tiles over an array, memory without end."""
+    tiling = tiling_of(model.spec, tile=Size(tile, tile), overlap=overlap, blend=blend)
+    view: Any = ArrayView(image_HWC)
+    return TileEngine(view, model, tiling=tiling, **{"batch": 3, "max_ram_bytes": 1 << 40, **options})
