@@ -38,8 +38,7 @@ def choose_tiling(settings: PredictSettings, spec: ModelSpec) -> Tiling:
         return _with_receptive_field(settings, spec, tile)
     overlap = settings.overlap
     if overlap is None:
-        own = spec.input.size is not None or min(tile) <= 2 * OVERLAP
-        overlap = 0 if classifies else min(OVERLAP, min(tile) // OVERLAP_SHARE if own else OVERLAP)
+        overlap = _own_overlap(spec, tile)
     elif 2 * overlap >= min(tile):
         raise UsageError(
             f"--overlap is {overlap}: it has to be below half of the tile, which is "
@@ -78,6 +77,21 @@ def _tile(settings: PredictSettings, spec: ModelSpec) -> Size:
     return Size(side, side)
 
 
+def _own_overlap(spec: ModelSpec, tile: Size) -> int:
+    """The overlap where none is asked for: what leaves a small tile room, and a classifier all of it."""
+    if spec.task == "classification":
+        return 0
+    small = spec.input.size is not None or min(tile) <= 2 * OVERLAP
+    overlap = min(OVERLAP, min(tile) // OVERLAP_SHARE) if small else OVERLAP
+    return overlap if min(tile) - 2 * overlap >= _grid_px(spec) else 0
+
+
+def _grid_px(spec: ModelSpec) -> int:
+    """What the origins of tiles are multiples of."""
+    multiple = 1 if spec.input.size else spec.input.multiple
+    return math.lcm(spec.network_stride, spec.output.stride, multiple)
+
+
 def _with_receptive_field(settings: PredictSettings, spec: ModelSpec, tile: Size) -> Tiling:
     """Tiles that overlap by the model's receptive field; says what that costs."""
     if spec.task == "classification":
@@ -90,8 +104,7 @@ def _with_receptive_field(settings: PredictSettings, spec: ModelSpec, tile: Size
             f"--overlap auto needs a receptive field, and model '{spec.name}' does not state one: "
             "give a number, such as --overlap 64"
         )
-    unit = 1 if spec.input.size else spec.input.multiple
-    step = math.lcm(spec.network_stride, spec.output.stride, unit)
+    step = _grid_px(spec)
     overlap = -(-spec.receptive_field_px // step) * step
     if min(tile) < 2 * overlap + step:
         raise UsageError(
