@@ -1,38 +1,21 @@
-"""Coarse answers, fixed sizes and classifiers in tiles, against the whole picture and naive loops."""
+"""Coarse answers and fixed sizes in tiles, against the whole picture and naive loops."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from axialcli.config import Blend
-from axialcli.engine import TileEngine, Tiling, tiling_of
+from axialcli.engine import tiling_of
 from axialcli.engine.memory import peak_resident_bytes
 from axialcli.errors import ModelError
 from axialcli.geometry import Size
 from tests.engine.foreign import ForeignModel, classifier, context, filled, noise, patches
-from tests.engine.views import ArrayView, tile_engine
+from tests.engine.views import collected, tile_engine, tiled
 
 BLENDS: list[Blend] = ["gaussian", "linear", "mean", "crop"]
-
-
-def collected(engine: TileEngine, classes: int = 3) -> NDArray[np.float32]:
-    """The probabilities [K, H, W] of all blocks on the mask's grid; each pixel comes once."""
-    probs_KHW = np.full((classes, *engine.size), np.nan, np.float32)
-    for block in engine.blocks():
-        assert (block.box.y0 % 512, block.box.x0 % 512) == (0, 0)
-        assert block.probs_KHW is not None
-        assert block.probs_KHW.shape[1:] == block.labels_HW.shape == (block.box.height, block.box.width)
-        part_KHW = probs_KHW[:, block.box.y0 : block.box.y1, block.box.x0 : block.box.x1]
-        assert np.isnan(part_KHW).all()
-        part_KHW[:] = block.probs_KHW
-    assert not np.isnan(probs_KHW).any()
-    return probs_KHW
 
 
 @settings(max_examples=40)
@@ -114,7 +97,7 @@ def test_a_model_of_one_size_sees_that_size_only_and_tiles_are_filled_at_the_edg
     ]
     whole_KHW = np.concatenate(rows, axis=1)[:, : -(-height // stride), : -(-width // stride)]
 
-    probs_KHW = collected(run(image_HWC, model, tiling))
+    probs_KHW = collected(tiled(image_HWC, model, tiling, probs=True))
 
     assert {shape[2:] for shape in model.seen} == {(32, 48)}
     assert np.abs(probs_KHW - whole_KHW).max() < 1e-5
@@ -126,60 +109,11 @@ def test_a_model_of_one_size_may_overlap(blend: Blend) -> None:
     image_HWC = noise(121, 203)
     tiling = tiling_of(model.spec, tile=Size(32, 48), overlap=6, blend=blend)
 
-    probs_KHW = collected(run(image_HWC, model, tiling))
+    probs_KHW = collected(tiled(image_HWC, model, tiling, probs=True))
 
     assert tiling.step == (20, 36)
     assert {shape[2:] for shape in model.seen} == {(32, 48)}
     assert np.abs(probs_KHW - model.by_hand(filled(image_HWC, 2))).max() < 1e-5
-
-
-@pytest.mark.parametrize(("height", "width"), [(5 * 32 + 9, 7 * 32 + 20), (160, 224), (32, 32), (10, 40)])
-@pytest.mark.parametrize("overlap", [0, 5, 12])
-def test_a_classifier_answers_one_pixel_per_tile(height: int, width: int, overlap: int) -> None:
-    model = ForeignModel(classifier(), classes=4, task="classification", size=(32, 32))
-    image_HWC = noise(height, width)
-    step = 32 - 2 * overlap
-    around_HWC = np.pad(image_HWC, ((overlap, 64), (overlap, 64), (0, 0)), mode="edge")
-    rows, columns = -(-height // step), -(-width // step)
-    want_KHW = np.empty((4, rows, columns), np.float32)
-    for row in range(rows):
-        for column in range(columns):
-            y, x = row * step, column * step
-            want_KHW[:, row, column] = model.by_hand(around_HWC[y : y + 32, x : x + 32])
-
-    engine = tile_engine(image_HWC, model, tile=32, overlap=overlap, probs=True)
-    probs_KHW = collected(engine, 4)
-
-    assert probs_KHW.shape == want_KHW.shape
-    assert np.abs(probs_KHW - want_KHW).max() < 1e-5
-    assert {shape[2:] for shape in model.seen} == {(32, 32)}
-    labels_HW = np.concatenate([block.labels_HW for block in engine.blocks()])
-    assert (labels_HW == want_KHW.argmax(0)).all()
-
-
-def test_the_classifier_of_these_tests_tells_tiles_apart() -> None:
-    """Otherwise every mask above would be one colour, wherever its pixels came from."""
-    model = ForeignModel(classifier(), classes=4, task="classification", size=(32, 32))
-
-    (block,) = tile_engine(noise(320, 320), model, tile=32, overlap=0).blocks()
-
-    assert len(np.unique(block.labels_HW)) >= 2
-
-
-def test_a_classifier_of_any_size_takes_tiles_of_two_sides() -> None:
-    model = ForeignModel(classifier(), classes=4, task="classification")
-    tiling = tiling_of(model.spec, tile=Size(40, 64), overlap=2)
-
-    engine = run(noise(200, 200), model, tiling)
-
-    assert engine.size == (-(-200 // 36), -(-200 // 60))
-    assert collected(engine, 4).shape == (4, 6, 4)
-    assert {shape[2:] for shape in model.seen} == {(40, 64)}
-
-
-def run(image_HWC: NDArray[np.uint8], model: ForeignModel, tiling: Tiling, **options: Any) -> TileEngine:
-    view: Any = ArrayView(image_HWC)
-    return TileEngine(view, model, tiling=tiling, batch=3, max_ram_bytes=1 << 40, probs=True, **options)
 
 
 @pytest.mark.parametrize(
@@ -216,19 +150,6 @@ def test_going_on_after_some_blocks_and_in_strips_gives_the_same_bits(
             assert np.array_equal(once.probs_KHW, again.probs_KHW)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("overlap", [0, 12])
-def test_each_row_of_pixels_is_read_once_by_a_classifier(overlap: int) -> None:
-    model = ForeignModel(classifier(3), task="classification")
-    engine = tile_engine(noise(500, 90), model, tile=32, overlap=overlap)
-    list(engine.blocks())
-
-    boxes = engine.view.read_boxes  # type: ignore[attr-defined]
-
-    assert boxes[0].y0 == 0
-    assert [box.y0 for box in boxes[1:]] == [box.y1 for box in boxes[:-1]]
-    assert boxes[-1].y1 == 500
-
-
 def test_a_small_budget_makes_strips_of_the_mask() -> None:
     model = ForeignModel(patches(2), stride=2)
     image_HWC = np.zeros((8, 100_000, 3), np.uint8)
@@ -239,16 +160,6 @@ def test_a_small_budget_makes_strips_of_the_mask() -> None:
     assert len(engine.plan.strips) > 1
     assert engine.plan.strips[-1][1] == engine.size.width == 50_000
     assert sum(block.box.area_px for block in engine.blocks()) == 4 * 50_000
-
-
-def test_a_classifier_needs_no_memory_for_a_mask_tile_wider_than_its_slide() -> None:
-    """A whole tile of such a mask would be 262144 pixels of the slide wide: 1.6 GB of slabs."""
-    model = ForeignModel(classifier(3), task="classification")
-    budget = peak_resident_bytes() + (300 << 20)
-
-    engine = tile_engine(noise(600, 900), model, tile=512, overlap=0, batch=1, max_ram_bytes=budget)
-
-    assert [strip[:2] for strip in engine.plan.strips] == [(0, 2)]
 
 
 @pytest.mark.parametrize(
