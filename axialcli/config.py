@@ -22,6 +22,9 @@ StoreDtype = Literal["float32", "float16"]
 MASK_TILE = 512
 """Side of the mask's tiles, in pixels. Blocks start on this grid."""
 
+MIN_TILE, MAX_TILE = 16, 16384
+"""Sides of a tile that is run, in pixels."""
+
 MAX_WINDOWS = 1000
 """More windows than this say no more about a slide."""
 
@@ -81,10 +84,12 @@ def check_choice(name: str, value: str, kind: object) -> None:
 class PredictSettings:
     """How a slide is predicted. Files are named elsewhere; this decides what is in them.
 
-    tile, overlap: pixels of the mask's grid; overlap on each side of a tile. blend: how tiles share
-    the pixels. batch: tiles at once, None for what suits the device. max_ram_bytes: None for half
-    of the machine's memory, and of a GPU's nearly all that is free. level or mpp: the resolution to
-    predict at; neither: the model's own.
+    tile, overlap: in pixels of the resolution that is predicted at; overlap on each side of a tile, "auto"
+    for the model's receptive field, None for 64, or less where the tile is small or the model's own, or
+    0 for a model that classifies whole tiles: there a tile reaches so far beyond the pixel of the mask
+    that it answers. blend: how tiles share the pixels. batch: tiles at once, None for what suits the
+    device. max_ram_bytes: None for half of the machine's memory, and of a GPU's nearly all that is
+    free. level or mpp: the resolution to predict at; neither: the model's own.
     mpp_override: microns per pixel of level 0, instead of what the file says. channels, z: 0-based.
     palette: colours in the mask, None where the layout's readers honour them.
     engine: auto streams where the network can be streamed. background: off, auto, or a colour and a
@@ -95,7 +100,7 @@ class PredictSettings:
     """
 
     tile: int = 512
-    overlap: int = 64
+    overlap: int | Literal["auto"] | None = None
     blend: Blend = "gaussian"
     batch: int | None = None
     max_ram_bytes: int | None = None
@@ -124,10 +129,9 @@ class PredictSettings:
             raise UsageError(f"--certify is {self.certify}: choose 0 to {MAX_WINDOWS} windows")
         if self.level is not None and self.mpp is not None:
             raise UsageError("--level and --mpp both choose the resolution: give one of them")
-        if not 16 <= self.tile <= 16384:
-            raise UsageError(f"--tile is {self.tile}: choose 16 to 16384 pixels")
-        if self.overlap < 0 or 2 * self.overlap >= self.tile:
-            raise UsageError(f"--overlap is {self.overlap}: it has to be below half of --tile ({self.tile})")
+        if not MIN_TILE <= self.tile <= MAX_TILE:
+            raise UsageError(f"--tile is {self.tile}: choose {MIN_TILE} to {MAX_TILE} pixels")
+        self._check_overlap()
         if self.max_ram_bytes is not None and self.max_ram_bytes <= 0:
             raise UsageError("--max-ram is 0: give the memory to stay below, such as 1.5G")
         if self.batch is not None and not 1 <= self.batch <= 4096:
@@ -135,3 +139,11 @@ class PredictSettings:
         for name, value in (("--mpp", self.mpp), ("--mpp-override", self.mpp_override)):
             if value is not None and not 1e-4 <= value <= 1e9:
                 raise UsageError(f"{name} is {value}: choose a number of microns per pixel above 0")
+
+    def _check_overlap(self) -> None:
+        if self.overlap is None or self.overlap == "auto":
+            return
+        if isinstance(self.overlap, str):
+            raise UsageError(f"--overlap is '{self.overlap}': give a number of pixels, or auto")
+        if self.overlap < 0 or 2 * self.overlap >= self.tile:
+            raise UsageError(f"--overlap is {self.overlap}: it has to be below half of --tile ({self.tile})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,12 +19,14 @@ from axialcli.engine import (
     Certifier,
     Stopwatch,
     ahead,
-    allowed_bytes,
     choose_engine,
     choose_view,
     find_background,
+    fingerprint,
     make_engine,
+    mask_grid,
     peak_resident_bytes,
+    planned_bytes,
 )
 from axialcli.errors import UsageError
 from axialcli.geometry import whole
@@ -40,20 +42,6 @@ from axialcli.output import (
     earlier_plan,
     partial_folder,
 )
-
-ELSEWHERE = (
-    "engine",
-    "max_ram_bytes",
-    "scratch",
-    "certify",
-    "probs_dtype",
-    "channels",
-    "z",
-    "mpp_override",
-)
-"""Settings that are no part of a mask's fingerprint: the engine that was chosen stands there by itself,
-so does the plan that was made for the memory, probabilities have a journal of their own, the slide says
-what it was opened with, and the others do not decide a byte."""
 
 logger = logging.getLogger("axial")
 
@@ -119,9 +107,10 @@ class _Run:
         self.view = choose_view(slide, model, settings)
         self.found = find_background(settings.background, slide, self.view)
         self.chosen = choose_engine(settings, model, self.view.size)
+        self.grid = mask_grid(self.view, self.chosen.stride)
         if outputs.probs is None and settings.probs_dtype != PredictSettings.probs_dtype:
             logger.warning("--probs-dtype: no effect without --probs")
-        self.fingerprint = self._fingerprint()
+        self.fingerprint = fingerprint(slide, self.view, model, settings, self.chosen, self.found)
         self.certifier = self._certifier() if settings.certify else None
         level = slide.levels[self.view.level]
         earlier = earlier_plan(outputs.mask, self.fingerprint)
@@ -130,6 +119,7 @@ class _Run:
             self.view,
             model,
             settings,
+            tiling=self.chosen.tiling,
             cached_rows=0 if level.compression == "none" else level.segment.height,
             background=self.found.background,
             windows=self.certifier.windows if self.certifier else (),
@@ -143,7 +133,7 @@ class _Run:
         )
         self.fingerprint["plan"] = {
             **self.engine.plan_notes(),
-            "max_ram_bytes": self._planned_bytes(earlier),
+            "max_ram_bytes": planned_bytes(settings, earlier, partial_folder(outputs.mask)),
         }
 
     def report(self) -> dict[str, Any]:
@@ -168,30 +158,10 @@ class _Run:
             self.engine.finish()
         return report
 
-    def _planned_bytes(self, earlier: Mapping[str, Any] | None) -> int:
-        """The memory that the plan was made for; warns where a plan is repeated that had more.
-
-        earlier: the plan of the work that is continued, or None.
-        """
-        allowed = allowed_bytes(self.settings)
-        if earlier is None:
-            return allowed
-        planned = int(earlier["max_ram_bytes"])
-        if planned > allowed:
-            folder = partial_folder(self.outputs.mask)
-            logger.warning(
-                "%s is continued as it was planned, for %d MiB of memory and not %d MiB; "
-                "delete it to start over with less",
-                folder,
-                planned >> 20,
-                allowed >> 20,
-            )
-        return planned
-
     def _stream(self, files: RunFiles) -> int:
         """Computes ahead in a thread while this one writes. Returns how many blocks were there already."""
         done = files.done(self.engine.boxes())
-        total_px = whole(self.view.size).area_px
+        total_px = whole(self.grid.size).area_px
         done_px = sum(box.area_px for box in done)
         self.progress(Progress(done_px=done_px, total_px=total_px))
         with ahead(self.engine.blocks(done), 1, cancel=self.engine.cancel) as blocks:
@@ -218,10 +188,11 @@ class _Run:
 
     def _mask_info(self) -> MaskInfo:
         return MaskInfo(
-            size=self.view.size,
+            size=self.grid.size,
             classes=self.model.spec.classes,
-            mpp=self.view.mpp,
-            georeference=self.view.georeference,
+            mpp=self.grid.mpp,
+            georeference=self.grid.georeference,
+            covered=self.grid.covered,
             orientation=self.slide.orientation,
             layout=self.settings.layout,
             palette=self.settings.palette,
@@ -231,37 +202,24 @@ class _Run:
             ),
         )
 
-    def _fingerprint(self) -> dict[str, Any]:
-        """All that decides the mask's bytes, but for what the engine plans."""
-        left_out = {*ELSEWHERE, *self.chosen.unused}
-        return {
-            "axial": __version__,
-            "input": self.slide.fingerprint(),
-            "slide": self.slide.selection,
-            "view": [*self.view.size, self.view.level, *self.view.downsample],
-            "model": self.model.sha256,
-            "backend": self.model.backend,
-            "device": self.model.device.type,
-            "dtype": str(self.model.dtype),
-            "runtime": self.model.runtime(),
-            "engine": self.chosen.name,
-            "background": self.found.describe(),
-            "settings": {k: v for k, v in asdict(self.settings).items() if k not in left_out},
-        }
-
     def _report(self, files: RunFiles, resumed: int) -> dict[str, Any]:
         scratch = None if self.settings.scratch is None else str(self.settings.scratch)
         pixels_K = files.counts(self.engine.boxes())
         did = self.engine.describe()
         shares = {name: did.pop(name) for name in ("blank_share", "skipped_share")}
+        tiles = {} if self.chosen.tiling is None else self.chosen.tiling.describe()
         return {
             "axial": __version__,
             "input": {**describe_input(self.slide), "fingerprint": self.fingerprint["input"]},
             "model": self.model.describe(),
-            "output": {"path": str(self.outputs.mask), **describe_view(self.view)},
+            "output": {
+                "path": str(self.outputs.mask),
+                **describe_view(self.view),
+                **self.grid.describe(),
+            },
             "engine": self.chosen.name,
             "engine_reason": self.chosen.reason,
-            "settings": {**asdict(self.settings), "scratch": scratch, **did},
+            "settings": {**asdict(self.settings), "scratch": scratch, **tiles, **did},
             "background": {**self.found.describe(), **shares},
             "certificate": self._certificate(files),
             "runtime": self.model.runtime(),
@@ -270,7 +228,7 @@ class _Run:
             "seconds": self.stopwatch.seconds(),
             "peak_resident_bytes": peak_resident_bytes(),
             "segments": describe_counts(self.slide),
-            "classes": class_areas(pixels_K, self.model.spec.classes, self.view.mpp),
+            "classes": class_areas(pixels_K, self.model.spec.classes, self.grid.mpp),
         }
 
     def _certificate(self, files: RunFiles) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from axialcli.backends.model_file import file_hash, read_model
 from axialcli.backends.torch_model import TorchModel
 from axialcli.backends.zoo import DEFAULT_MODEL, find_model
 from axialcli.config import Device, Dtype, check_choice
-from axialcli.errors import ModelError, UsageError
+from axialcli.errors import UsageError
 
 
 def load_model(
@@ -33,8 +33,6 @@ def load_model(
         raise UsageError(f"backend is '{backend}': choose one of auto, torch")
     path = find_model(name_or_path)
     spec, weights = read_model(path)
-    if spec.task != "segmentation" or spec.output.stride != 1:
-        raise ModelError(f"{path}: only dense segmentation models are supported so far")
     chosen = _device(device)
     if chosen.type == "cuda" and dtype in ("auto", "float32"):
         # Convolutions of float32 are otherwise rounded to ten bits there, and engines would disagree.

@@ -60,7 +60,7 @@ def check_output(network: nn.Module, spec: ModelSpec, where: str) -> None:
     """Runs the network once, on 16 x 16 pixels, and compares what comes out with the description.
 
     Raises ModelError unless it takes the channels, answers one logit per class (sigmoid: one in
-    all) and pixel, and all of them are finite.
+    all) and pixel, as the description says, and all of them are finite.
     """
     channels = len(spec.input.channels)
     logits = 1 if spec.output.activation == "sigmoid" else len(spec.classes)
@@ -74,6 +74,11 @@ def check_output(network: nn.Module, spec: ModelSpec, where: str) -> None:
         raise ModelError(
             f"{where}: the network answers {logits_BKHW.shape[1]} logits a pixel, "
             f"{len(spec.classes)} classes with {spec.output.activation} need {logits}"
+        )
+    if spec.task != "segmentation" or spec.output.stride != 1:
+        raise ModelError(
+            f"{where}: the network answers for every pixel, and not as {spec.task} at 1/{spec.output.stride} "
+            "of the resolution: correct the description"
         )
     if not logits_BKHW.isfinite().all():
         raise ModelError(f"{where}: the network answers NaN or infinity to a blank picture")

@@ -38,8 +38,17 @@ def predict(
     engine: Annotated[
         str, typer.Option(help="stream (exact, no tiles), tiles, or auto: stream where the model allows.")
     ] = "auto",
-    tile: Annotated[int, typer.Option(help="Side of a tile, in pixels of the mask.")] = 512,
-    overlap: Annotated[int, typer.Option(help="Pixels on each side that tiles share.")] = 64,
+    tile: Annotated[
+        int, typer.Option(help="Side of a tile, in pixels; a model of one size has its own.")
+    ] = 512,
+    overlap: Annotated[
+        str | None,
+        typer.Option(
+            help="Pixels on each side that tiles share, or auto: the model's receptive field, which makes "
+            "crop exact. Default: 64, less for small tiles. A model that classifies tiles answers one pixel "
+            "of the mask per tile and sees so far beyond it; default there: 0."
+        ),
+    ] = None,
     blend: Annotated[
         str, typer.Option(help="gaussian, linear, mean or crop (keep the centre).")
     ] = "gaussian",
@@ -88,7 +97,7 @@ def predict(
         "store_dtype": store_dtype,
         "certify": certify,
         "tile": tile,
-        "overlap": overlap,
+        "overlap": _parse_overlap(overlap),
         "blend": blend,
         "batch": batch,
         "max_ram_bytes": None if max_ram is None else parse_bytes(max_ram),
@@ -134,6 +143,15 @@ def _parse_channels(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"--channels is '{text}': write numbers such as 0,1,2") from None
+
+
+def _parse_overlap(text: str | None) -> int | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--overlap is '{text}': give a number of pixels, or auto") from None
 
 
 class _OneLine(logging.Formatter):

@@ -20,7 +20,7 @@ from axialcli.geometry import Block, Box
 
 
 class Band:
-    """Sums of weighted probabilities from row `top` on, on the model's device.
+    """Sums of weighted probabilities from the mask's row `top` on, on the model's device.
 
     columns: what the strip owns, [x0, x1). wanted: the blocks to yield, from top to bottom; rows
     above the first are computed and dropped. probs: whether the blocks carry probabilities. windows:
@@ -55,14 +55,17 @@ class Band:
             self._sum_KHW = F.pad(self._sum_KHW, (0, 0, 0, missing))
 
     def add(self, probs_KHW: Tensor, row: TileSpan, column: TileSpan) -> None:
-        """Adds one tile, weighted, to the part of it that the strip owns."""
+        """Adds one tile, weighted, to the part of it that the strip owns.
+
+        probs_KHW: from the tile's first pixel of the mask on; what lies beyond the mask is dropped.
+        """
         first, last = max(column.start, self._x0), min(column.stop, self._x1)
         inside = slice(first - column.start, last - column.start)
         weight_H, weight_W = torch.from_numpy(row.weight), torch.from_numpy(column.weight[inside])
         weight_HW = (weight_H[:, None] * weight_W[None]).to(self._sum_KHW.device)
         rows = slice(row.start - self._top, row.stop - self._top)
         self._sum_KHW[:, rows, first - self._x0 : last - self._x0].addcmul_(
-            probs_KHW[:, :, inside], weight_HW
+            probs_KHW[:, : row.stop - row.start, inside], weight_HW
         )
 
     def finish(self, stop: int) -> Iterator[Block]:

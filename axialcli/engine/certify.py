@@ -5,6 +5,7 @@ Shapes: C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
@@ -14,30 +15,48 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from axialcli.backends import Model
+from axialcli.backends.spec import ModelSpec
 from axialcli.config import MASK_TILE
 from axialcli.engine.background import Background
+from axialcli.engine.edges import repeat_edges
+from axialcli.engine.mask_grid import mask_size
 from axialcli.engine.memory import peak_resident_bytes, resident_bytes
+from axialcli.engine.tiling import tile_unit
 from axialcli.errors import ModelError, UsageError
 from axialcli.geometry import Block, Box, Size, WindowFigures, whole
 from axialcli.image import SlideView
 
 WINDOW_PX = 256
-"""Side of a window. It divides the side of a mask tile, so that a window lies in one of them."""
+"""Side of a window, in pixels of the view, and less in those of a coarser mask. A power of two, which
+divides the side of a mask tile: each window lies in one of them."""
+
+LEAST_WINDOW_PX = 16
+"""Side of the smallest window, in pixels of the mask."""
 
 LEAST_PROBABILITY = 1e-12
 
 
-def choose_windows(size: Size, count: int, seed: str) -> list[Box]:
-    """`count` different cells of a grid of WINDOW_PX over the view, or all where there are fewer.
+def window_side(stride: int) -> int:
+    """The side of a window, in pixels of a mask that has one for `stride` pixels of the view."""
+    side = WINDOW_PX
+    while side > LEAST_WINDOW_PX and side * stride > WINDOW_PX:
+        side //= 2
+    return side
 
-    Every cell is as likely as any other, near a tile's border or not. Sorted, row-major; the same seed
+
+def choose_windows(size: Size, count: int, seed: str, *, stride: int = 1) -> list[Box]:
+    """`count` different cells of a grid of windows over a mask of `size`, or all where there are fewer.
+
+    stride: pixels of the view per pixel of the mask, which makes windows smaller. Every cell is as likely
+    as any other, near a tile's border or not. Sorted, row-major; the same seed
     gives the same windows.
     """
-    across, down = (-(-side // WINDOW_PX) for side in (size.width, size.height))
+    side = window_side(stride)
+    across, down = (-(-length // side) for length in (size.width, size.height))
     cells = across * down
     chosen = random.Random(seed).sample(range(cells), min(count, cells))
-    corners = ((cell // across * WINDOW_PX, cell % across * WINDOW_PX) for cell in sorted(chosen))
-    return [Box(y, x, y + WINDOW_PX, x + WINDOW_PX).intersection(whole(size)) for y, x in corners]
+    corners = ((cell // across * side, cell % across * side) for cell in sorted(chosen))
+    return [Box(y, x, y + side, x + side).intersection(whole(size)) for y, x in corners]
 
 
 def logits_of(probs_KHW: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -65,7 +84,7 @@ class Certifier:
 
     The first window's answer is made at once: `reserved_bytes` is the memory that such a run takes
     while the engine works on, and it cannot be known before. Raises UsageError where the model does not
-    state its receptive field.
+    state its receptive field, or takes no surroundings of any size.
     """
 
     def __init__(
@@ -78,18 +97,15 @@ class Certifier:
         background: Background | None,
         blended: bool,
     ) -> None:
-        field = model.spec.receptive_field_px
-        if field is None:
-            raise UsageError(
-                f"--certify needs a receptive field, and model '{model.spec.name}' does not state one"
-            )
-        self.receptive_field_px = field
-        self.windows = choose_windows(view.size, count, seed)
+        self.receptive_field_px = _receptive_field(model.spec)
+        self._stride = stride = model.spec.output.stride
+        self._unit = tile_unit(model.spec.input.multiple, stride)
+        self.windows = choose_windows(mask_size(view.size, Size(stride, stride)), count, seed, stride=stride)
         self._view, self._model, self._background, self._blended = view, model, background, blended
         before = resident_bytes()
         self._first = (self.windows[0], self._answer(self.windows[0]))
         in_a_row = max(Counter(window.y0 // MASK_TILE for window in self.windows).values())
-        logits_bytes = 3 * in_a_row * WINDOW_PX**2 * 4 * len(model.spec.classes)
+        logits_bytes = 3 * in_a_row * window_side(stride) ** 2 * 4 * len(model.spec.classes)
         self.reserved_bytes = max(peak_resident_bytes() - before, 0) + logits_bytes
 
     def compare(self, block: Block) -> list[WindowFigures]:
@@ -118,8 +134,11 @@ class Certifier:
         image_HWC = self._view.read(around)
         if self._background is not None:
             image_HWC, _ = self._background.fill(image_HWC)
+        # As in the run, what the network's multiples lack at the slide's end is filled.
+        image_HWC = repeat_edges(image_HWC, (0, -around.height % self._unit), (0, -around.width % self._unit))
         pixels = torch.from_numpy(image_HWC).permute(2, 0, 1)[None]
-        y, x = window.within(around)
+        corner = Box(around.y0 // self._stride, around.x0 // self._stride, 0, 0)
+        y, x = window.within(corner)
         logits_KHW = self._model.predict(pixels, logits=True)[0, :, y, x].clone()
         probs_KHW = self._model.activate(logits_KHW[None])[0]
         labels_HW = self._model.decide(probs_KHW).cpu().numpy()
@@ -131,13 +150,29 @@ class Certifier:
         return np.asarray(logits_KHW.cpu().numpy())
 
     def surroundings(self, window: Box) -> Box:
-        """The window grown by the receptive field, and out to multiples of the network's stride, so that
-        the network's grid lies as it does in the whole view; clipped to the view."""
-        stride, field = self._model.spec.network_stride, self.receptive_field_px
+        """The view's pixels under the window, grown by the receptive field, and out to multiples of the
+        network's strides, so that its grid lies as it does in the whole view; clipped to the view."""
+        unit, field = math.lcm(self._model.spec.network_stride, self._unit), self.receptive_field_px
+        inner = Box(*(at * self._stride for at in window))
         grown = Box(
-            max(window.y0 - field, 0) // stride * stride,
-            max(window.x0 - field, 0) // stride * stride,
-            -(-(window.y1 + field) // stride) * stride,
-            -(-(window.x1 + field) // stride) * stride,
+            max(inner.y0 - field, 0) // unit * unit,
+            max(inner.x0 - field, 0) // unit * unit,
+            -(-(inner.y1 + field) // unit) * unit,
+            -(-(inner.x1 + field) // unit) * unit,
         )
         return grown.intersection(whole(self._view.size))
+
+
+def _receptive_field(spec: ModelSpec) -> int:
+    """The model's, in pixels of the view. Raises UsageError where no windows can be compared."""
+    if spec.task == "classification":
+        raise UsageError(
+            f"--certify looks for seams, and model '{spec.name}' classifies tiles, which have none"
+        )
+    if spec.input.size is not None:
+        raise UsageError(
+            f"--certify runs a model on surroundings of any size, and model '{spec.name}' takes one size only"
+        )
+    if spec.receptive_field_px is None:
+        raise UsageError(f"--certify needs a receptive field, and model '{spec.name}' does not state one")
+    return spec.receptive_field_px

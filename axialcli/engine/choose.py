@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from axialcli.backends import Model
 from axialcli.config import EngineChoice, EngineName, PredictSettings
 from axialcli.engine.background import Background
+from axialcli.engine.choose_tiling import choose_tiling
+from axialcli.engine.mask_grid import DENSE
 from axialcli.engine.memory import machine_bytes
 from axialcli.engine.protocol import Engine
 from axialcli.engine.stopwatch import Stopwatch
 from axialcli.engine.tiles import TileEngine
+from axialcli.engine.tiling import Tiling
 from axialcli.errors import LimitError, ModelError
 from axialcli.geometry import Box, Size
 from axialcli.image import SlideView
@@ -30,14 +33,20 @@ logger = logging.getLogger("axial")
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenEngine:
-    """name: of the engine. reason: why not the stream, where tiles stand in for it; otherwise None.
-    stores: the stream keeps features in a store. sees_axes: of the stream, each pixel looks at a whole
-    row or column."""
+    """name: of the engine. tiling: its tiles, of the tile engine only. reason: why not the stream, where
+    tiles stand in for it; otherwise None. stores: the stream keeps features in a store. sees_axes: of the
+    stream, each pixel looks at a whole row or column."""
 
     name: EngineName
+    tiling: Tiling | None = None
     reason: str | None = None
     stores: bool = False
     sees_axes: bool = False
+
+    @property
+    def stride(self) -> Size:
+        """Pixels of the view per pixel of the mask."""
+        return DENSE if self.tiling is None else self.tiling.stride
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -51,11 +60,13 @@ def choose_engine(settings: PredictSettings, model: Model, size: Size) -> Chosen
     """The engine that was asked for; `auto` streams what can be streamed and warns where it cannot.
 
     size: of the view. Warns of settings that then have no effect. Raises ModelError where a stream was
-    asked for and the model cannot be streamed.
+    asked for and the model cannot be streamed, otherwise as choose_tiling.
     """
     chosen = _choose(settings.engine, model, size)
     _warn_of_idle(settings, chosen)
-    return chosen
+    if chosen.name == "stream":
+        return chosen
+    return replace(chosen, tiling=choose_tiling(settings, model.spec))
 
 
 def _choose(asked: EngineChoice, model: Model, size: Size) -> ChosenEngine:
@@ -104,12 +115,33 @@ def allowed_bytes(settings: PredictSettings) -> int:
     return machine_bytes() // 2 if settings.max_ram_bytes is None else settings.max_ram_bytes
 
 
+def planned_bytes(settings: PredictSettings, earlier: Mapping[str, Any] | None, folder: Path) -> int:
+    """The memory that a plan was made for; warns where a plan is repeated that had more.
+
+    earlier: the plan of the work in `folder` that is continued, or None.
+    """
+    allowed = allowed_bytes(settings)
+    if earlier is None:
+        return allowed
+    planned = int(earlier["max_ram_bytes"])
+    if planned > allowed:
+        logger.warning(
+            "%s is continued as it was planned, for %d MiB of memory and not %d MiB; "
+            "delete it to start over with less",
+            folder,
+            planned >> 20,
+            allowed >> 20,
+        )
+    return planned
+
+
 def make_engine(
     name: EngineName,
     view: SlideView,
     model: Model,
     settings: PredictSettings,
     *,
+    tiling: Tiling | None = None,
     cached_rows: int,
     background: Background | None,
     windows: Sequence[Box],
@@ -123,7 +155,8 @@ def make_engine(
 ) -> Engine:
     """The engine of that name, planned for what memory the settings allow.
 
-    cached_rows: rows of the view that the slide keeps decoded between two reads. windows: whose logits
+    tiling: of the tile engine; None for what the settings and the model say. cached_rows: rows of the
+    view that the slide keeps decoded between two reads. windows: whose logits
     the blocks carry. reserved_bytes: of the memory, for others. repeat: the notes of an earlier run.
     run_name, fingerprint: what the run is called, and what decides its numbers, for work that it leaves.
     """
@@ -141,9 +174,7 @@ def make_engine(
             return TileEngine(
                 view,
                 model,
-                tile=settings.tile,
-                overlap=settings.overlap,
-                blend=settings.blend,
+                tiling=tiling or choose_tiling(settings, model.spec),
                 batch=settings.batch,
                 cached_rows=cached_rows,
                 max_ram_bytes=max(allowed - reserved_bytes, 1),

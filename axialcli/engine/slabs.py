@@ -67,19 +67,23 @@ class Slabs:
         self._stopwatch = stopwatch
 
     def under(self, rows: list[TileSpan], reach: tuple[int, int], own: tuple[int, int]) -> Iterator[Slab]:
-        """The slab of each row of tiles, over the columns `reach`; of these, `own` are counted."""
+        """The slab of each row of tiles, over the view's columns `reach`; of these, `own` are counted."""
         x0, x1 = reach
         inside = slice(own[0] - x0, own[1] - x0)
         shared: Slab | None = None
         for row, following in zip_longest(rows, rows[1:]):
             with self._stopwatch.stage("read"):
-                top = row.start + (shared.height if shared else 0)
-                image_HWC, blank_HW = self.pixels.read(Box(top, x0, row.stop, x1), inside)
-                slab = Slab(image_HWC=image_HWC, blank_HW=blank_HW)
-                if shared:
-                    slab = slab.below(shared)
+                top = row.first + (shared.height if shared else 0)
+                if shared and top == row.last:
+                    # Tiles that reach beyond the view may have all their rows from the tiles before.
+                    slab = shared
+                else:
+                    image_HWC, blank_HW = self.pixels.read(Box(top, x0, row.last, x1), inside)
+                    slab = Slab(image_HWC=image_HWC, blank_HW=blank_HW)
+                    if shared:
+                        slab = slab.below(shared)
                 if following:
-                    shared = slab.rest(following.start - row.start)
+                    shared = slab.rest(following.first - row.first)
             yield slab
             # The consumer alone decides how long a slab lives.
             del slab

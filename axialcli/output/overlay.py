@@ -26,16 +26,18 @@ def overlay(
     classes: tuple[ClassInfo, ...],
     *,
     alpha: float = 0.45,
+    covered: tuple[float, float] = (1.0, 1.0),
 ) -> NDArray[np.uint8]:
     """The thumbnail, tinted with the colours of its classes; class 0 stays as it is.
 
     thumbnail_HWC: uint8, one or three channels. labels_HW: uint8 indices into `classes`, of the
-    same picture at any size. alpha: strength of the tint, 0..1; outlines of regions are stronger.
+    same picture at any size. covered: the share of their height and width that lies on the picture; its
+    top left corner is theirs. alpha: strength of the tint, 0..1; outlines of regions are stronger.
     Returns uint8 [H, W, 3].
     """
     height, width, channels = thumbnail_HWC.shape
     picture_HWC = np.broadcast_to(thumbnail_HWC, (height, width, 3)) if channels == 1 else thumbnail_HWC
-    fitted_HW = nearest(labels_HW, height, width)
+    fitted_HW = nearest(labels_HW, height, width, covered=covered)
     colours = np.zeros((256, 3), np.float32)
     colours[: len(classes)] = [entry.colour for entry in classes]
     strength = np.where(outlines(fitted_HW), np.float32(max(alpha, _EDGE_ALPHA)), np.float32(alpha))

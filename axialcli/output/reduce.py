@@ -49,13 +49,18 @@ def mean_2x2(image_HW: NDArray[Any]) -> NDArray[Any]:
     return mean_HW.astype(image_HW.dtype)
 
 
-def nearest(labels_HW: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The labels [H, W] at another size, each pixel from the nearest one: labels are never mixed."""
-    if labels_HW.shape == (height, width):
+def nearest(
+    labels_HW: NDArray[np.uint8], height: int, width: int, *, covered: tuple[float, float] = (1.0, 1.0)
+) -> NDArray[np.uint8]:
+    """The labels [H, W] at another size, each pixel from the nearest one: labels are never mixed.
+
+    covered: which share of their height and width, from the top left corner on, is wanted.
+    """
+    if labels_HW.shape == (height, width) and covered == (1.0, 1.0):
         return labels_HW
     rows, columns = (
-        np.minimum((np.arange(new) + 0.5) * (old / new), old - 1).astype(np.intp)
-        for old, new in zip(labels_HW.shape, (height, width), strict=True)
+        np.minimum((np.arange(new) + 0.5) * (share * old / new), old - 1).astype(np.intp)
+        for old, new, share in zip(labels_HW.shape, (height, width), covered, strict=True)
     )
     return np.ascontiguousarray(labels_HW[rows[:, np.newaxis], columns])
 

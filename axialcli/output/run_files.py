@@ -99,7 +99,8 @@ class RunFiles(Closing):
     def draw(self, thumbnail_HWC: NDArray[np.uint8]) -> None:
         """Draws the overlay over a thumbnail of the slide."""
         assert self._outputs.overlay is not None
-        picture_HWC = overlay(thumbnail_HWC, self._mask.labels_at_most(OVERLAY_MAX_PX), self._info.classes)
+        labels_HW = self._mask.labels_at_most(OVERLAY_MAX_PX)
+        picture_HWC = overlay(thumbnail_HWC, labels_HW, self._info.classes, covered=self._info.covered)
         drawn = write_overlay(self.journal.folder.file(OVERLAY_FILE), picture_HWC)
         self._built.append((drawn, self._outputs.overlay))
 

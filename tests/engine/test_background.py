@@ -17,7 +17,7 @@ from axialcli.engine import Background, FoundBackground, TileEngine, find_backgr
 from axialcli.errors import UsageError
 from axialcli.geometry import Size
 from axialcli.image.sample import write_sample
-from tests.engine.views import ArrayView
+from tests.engine.views import tile_engine
 from tests.fixtures.slides import picture, write_tiled
 from tests.networks import small_model
 
@@ -110,10 +110,7 @@ def glassy(height: int, width: int, share: float, seed: int = 0) -> tuple[NDArra
 
 
 def engine_over(image_HWC: NDArray[np.uint8], model: Any, **options: Any) -> TileEngine:
-    settings: dict[str, Any] = {
-        "tile": 128, "overlap": 16, "blend": "gaussian", "batch": 3, "max_ram_bytes": 1 << 40, "probs": True,
-    }  # fmt: skip
-    return TileEngine(ArrayView(image_HWC), model, **{**settings, **options})  # type: ignore[arg-type]
+    return tile_engine(image_HWC, model, **{"tile": 128, "overlap": 16, "probs": True, **options})
 
 
 @pytest.mark.parametrize(("height", "width"), [(500, 640), (321, 777), (100, 90)])

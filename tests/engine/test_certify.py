@@ -18,7 +18,7 @@ from axialcli.engine import Background, Certifier, TileEngine
 from axialcli.engine.certify import centred, choose_windows, logits_of
 from axialcli.errors import UsageError
 from axialcli.geometry import Box, Size, WindowFigures
-from tests.engine.views import ArrayView
+from tests.engine.views import ArrayView, tile_engine
 from tests.networks import small_model, small_spec, small_weights
 
 CONTEXT: dict[str, Any] = {"width": (4, 8, 8), "depth": 1, "heads": 2, "span": 7}
@@ -49,12 +49,8 @@ def certify(
     """The figures of a tile run."""
     view: Any = ArrayView(image_HWC)
     certifier = Certifier(view, model, count=count, seed="a", background=background, blended=True)
-    settings: dict[str, Any] = {
-        "tile": 192, "overlap": 16, "blend": "gaussian", "batch": 3, "max_ram_bytes": 1 << 40, "probs": True,
-    }  # fmt: skip
-    engine = TileEngine(
-        view, model, background=background, windows=certifier.windows, **{**settings, **options}
-    )
+    settings: dict[str, Any] = {"tile": 192, "overlap": 16, "probs": True, **options}
+    engine = tile_engine(image_HWC, model, background=background, windows=certifier.windows, **settings)
     return certifier, engine, [one for block in engine.blocks() for one in certifier.compare(block)]
 
 

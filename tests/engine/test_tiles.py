@@ -14,10 +14,9 @@ from axialcli.engine import TileEngine
 from axialcli.engine.memory import peak_resident_bytes
 from axialcli.errors import LimitError
 from axialcli.geometry import Box
-from tests.engine.views import ArrayView
+from tests.engine.views import tile_engine
 from tests.networks import small_model
 
-PLENTY = 1 << 40
 NULL = small_model(classes=3)
 
 
@@ -60,16 +59,7 @@ def make(
     batch: int | None = 3,
     probs: bool = False,
 ) -> TileEngine:
-    return TileEngine(
-        ArrayView(image_HWC),  # type: ignore[arg-type]
-        model,
-        tile=tile,
-        overlap=overlap,
-        blend=blend,
-        batch=batch,
-        max_ram_bytes=PLENTY,
-        probs=probs,
-    )
+    return tile_engine(image_HWC, model, tile=tile, overlap=overlap, blend=blend, batch=batch, probs=probs)
 
 
 @settings(max_examples=60, deadline=None)
@@ -167,18 +157,8 @@ def test_each_row_of_pixels_is_read_once() -> None:
 
 def test_a_budget_smaller_than_the_width_needs_makes_strips() -> None:
     image_HWC = np.zeros((8, 100_000, 3), np.uint8)
-    view = ArrayView(image_HWC)
     budget = peak_resident_bytes() + (300 << 20)
-    engine = TileEngine(
-        view,  # type: ignore[arg-type]
-        NULL,
-        tile=512,
-        overlap=64,
-        blend="gaussian",
-        batch=1,
-        max_ram_bytes=budget,
-        probs=False,
-    )
+    engine = tile_engine(image_HWC, NULL, tile=512, overlap=64, batch=1, max_ram_bytes=budget)
 
     assert len(engine.plan.strips) > 1
     assert engine.plan.strips[0][0] == 0
@@ -188,13 +168,4 @@ def test_a_budget_smaller_than_the_width_needs_makes_strips() -> None:
 
 def test_a_budget_below_the_narrowest_strip_is_refused() -> None:
     with pytest.raises(LimitError, match="--max-ram of 100 MiB is too little"):
-        TileEngine(
-            ArrayView(noise(600, 600)),  # type: ignore[arg-type]
-            NULL,
-            tile=512,
-            overlap=64,
-            blend="gaussian",
-            batch=1,
-            max_ram_bytes=100 << 20,
-            probs=False,
-        )
+        tile_engine(noise(600, 600), NULL, tile=512, overlap=64, batch=1, max_ram_bytes=100 << 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from axialcli.backends import Model
 from axialcli.backends.memory import memory_is_a_limit
+from axialcli.backends.spec import ModelSpec
 from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.proof import prove
 from axialcli.engine.stream.stages import split
@@ -25,6 +26,8 @@ def examine(model: Model, size: Size) -> Graph:
 
     Raises NotStreamable.
     """
+    if (said := _not_dense(model.spec)) is not None:
+        raise NotStreamable(said)
     if model.network is None:
         raise NotStreamable(f"backend '{model.backend}' does not show its operators")
     channels = len(model.spec.input.channels)
@@ -44,6 +47,22 @@ def examine(model: Model, size: Size) -> Graph:
     with memory_is_a_limit():
         prove(model.network, channels, size, dtype=model.dtype, device=model.device)
     return graph
+
+
+def _not_dense(spec: ModelSpec) -> str | None:
+    """Why a model is no function from each picture to a class of each of its pixels; None where it is one."""
+    if spec.task == "classification":
+        return "it classifies whole tiles"
+    if spec.output.stride != 1:
+        return f"it answers at 1/{spec.output.stride} of the resolution"
+    if spec.input.size is not None:
+        height, width = spec.input.size
+        return f"it takes pictures of {height} x {width} only"
+    if spec.input.multiple != 1:
+        return f"it takes heights and widths that are multiples of {spec.input.multiple} only"
+    if spec.input.layout != "NCHW":
+        return f"its axes are {spec.input.layout}, and not NCHW"
+    return None
 
 
 def _shape(shape: tuple[int, ...]) -> str:

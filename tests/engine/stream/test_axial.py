@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from axialcli.backends import load_model
-from axialcli.engine import TileEngine
 from axialcli.engine.background import Background
 from axialcli.engine.stream import StreamEngine, refusal, trace
 from axialcli.engine.stream.schedule import make_schedule
@@ -21,7 +20,7 @@ from tests.engine.stream import test_flow, test_sparse
 from tests.engine.stream.models import NetworkModel
 from tests.engine.stream.networks import randomised
 from tests.engine.stream.test_engine import PLENTY, cut, noise, whole
-from tests.engine.views import ArrayView
+from tests.engine.views import ArrayView, tile_engine
 
 SMALL = {"width": [4, 6, 8], "heads": 2}
 
@@ -142,9 +141,7 @@ def test_tiles_with_the_receptive_field_as_halo_agree() -> None:
     assert field is not None
     halo = -(-field // 8) * 8
     shared: Any = {"max_ram_bytes": PLENTY, "probs": True}
-    tiles = TileEngine(
-        ArrayView(image_HWC), model, tile=2 * halo + 64, overlap=halo, blend="crop", batch=1, **shared
-    )
+    tiles = tile_engine(image_HWC, model, tile=2 * halo + 64, overlap=halo, blend="crop", batch=1, **shared)
     (of_tiles,) = tiles.blocks()
     (of_stream,) = StreamEngine(ArrayView(image_HWC), model, **shared).blocks()
     assert of_tiles.probs_KHW is not None
