@@ -69,7 +69,7 @@ class AnswerForm:
 
 
 def read_form(output: NDArray[Any], spec: ModelSpec, size: tuple[int, int], where: str) -> AnswerForm:
-    """The form of the answer to one blank picture, compared with the description.
+    """The form of the answer to a picture of noise, compared with the description.
 
     output: of a batch of one. size: H, W of the picture. Raises ModelError unless shape and numbers are
     what the description says: one number per class, or one in all for sigmoid, labels and the
@@ -112,7 +112,7 @@ def _candidates(spec: ModelSpec, size: tuple[int, int]) -> Iterator[tuple[tuple[
 
 def _check_numbers(output: NDArray[Any], spec: ModelSpec, where: str) -> None:
     if not np.isfinite(output).all():
-        raise ModelError(f"{where}: the network answers NaN or infinity to a blank picture")
+        raise ModelError(f"{where}: the network answers NaN or infinity to a picture of noise")
     if spec.output.activation == "none" and (output.min() < -SLACK or output.max() > 1 + SLACK):
         raise ModelError(
             f"{where}: its description says that it answers probabilities (activation none), "

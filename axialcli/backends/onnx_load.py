@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from axialcli.backends.model_file import spec_of
 from axialcli.backends.onnx_answer import AnswerForm, read_form
@@ -52,20 +54,33 @@ def describe(file: OnnxFile) -> ModelSpec:
 
 
 def _try(guard: Guard, file: OnnxFile, spec: ModelSpec, element: str) -> AnswerForm:
-    """Runs the model once, on a blank picture, and compares what comes out with the description."""
+    """Runs the model once, on a picture of noise, and compares what comes out with the description."""
     where = str(file.path)
     first = image_input(file.model, where).type.tensor_type.shape.dim[:1]
     batch = first[0].dim_value if first else 0
     step = math.lcm(spec.input.multiple, spec.output.stride)
     side = -(-PROBE // step) * step
     height, width = spec.input.size or (side, side)
-    channels = len(spec.input.channels)
-    one = (height, width, channels) if spec.input.layout == "NHWC" else (channels, height, width)
-    output = guard.run(np.zeros((batch or 1, *one), element))
+    image = _noise(spec, height, width, element)
+    output = guard.run(np.repeat(image, batch or 1, axis=0))
     if isinstance(output, str):
         raise ModelError(
-            f"{where}: does not take a picture of {list(one)}, which its description promises ({output:.90})"
+            f"{where}: does not take a picture of {list(image.shape[1:])}, "
+            f"which its description promises ({output:.90})"
         )
     if not output.ndim or len(output) != (batch or 1):
         raise ModelError(f"{where}: answers {list(output.shape)} to a batch of {batch or 1}")
     return read_form(output[:1], spec, (height, width), where)
+
+
+def _noise(spec: ModelSpec, height: int, width: int, element: str) -> NDArray[Any]:
+    """The same picture each time, as the network sees it: [1, C, H, W] or [1, H, W, C].
+
+    A blank one would not do: without biases every network answers 0 to it, which is finite and a probability.
+    """
+    noise = np.random.default_rng(0)
+    pixels_BHWC = noise.integers(0, 256, (1, height, width, len(spec.input.channels)), dtype=np.uint8)
+    seen_BHWC = pixels_BHWC
+    if element != "uint8":
+        seen_BHWC = ((pixels_BHWC / 255 - spec.input.mean) / spec.input.std).astype(element)
+    return seen_BHWC if spec.input.layout == "NHWC" else seen_BHWC.transpose(0, 3, 1, 2)

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from axialcli.errors import ModelError
 
-MAX_FIELDS = 4_000_000
+MAX_FIELDS = 2_000_000
 MAX_DEPTH = 64
 MAX_PACKED_BYTES = 2 << 30
 MAX_ENTRY_BYTES = 64 << 10

@@ -51,11 +51,16 @@ def show(
     if as_json:
         say(spec.to_json())
         return
-    say(f"file        {printable(str(path))}")
-    say(f"sha256      {file_hash(path)}")
-    say(f"size        {path.stat().st_size / 1e6:.2f} MB")
-    say(f"parameters  {count_parameters(path) / 1e6:.3f} million")
-    say(f"stream      {_stream(path)}")
+    # All is found out before the first line is printed: a file that is refused has no description.
+    facts = {
+        "file": printable(str(path)),
+        "sha256": file_hash(path),
+        "size": f"{path.stat().st_size / 1e6:.2f} MB",
+        "parameters": f"{count_parameters(path) / 1e6:.3f} million",
+        "stream": _stream(path),
+    }
+    for key, value in facts.items():
+        say(f"{key:<11} {value}")
     for key, value in json.loads(spec.to_json()).items():
         say(f"{key:<19} {json.dumps(value)}")
 
