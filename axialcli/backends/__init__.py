@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -13,25 +14,34 @@ from axialcli.backends.zoo import DEFAULT_MODEL, find_model
 from axialcli.config import Device, Dtype, check_choice
 from axialcli.errors import UsageError
 
+Backend = Literal["auto", "torch", "onnx", "tensorrt"]
+
 
 def load_model(
     name_or_path: str | Path = DEFAULT_MODEL,
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> Model:
     """A model of the zoo by its name, or a model file by its path, ready to predict.
 
-    backend: auto or torch. device: auto takes cuda, then mps, then cpu. dtype: auto is float32.
+    backend: auto, torch, onnx (what runs .onnx files) or tensorrt. device: auto takes cuda, then mps,
+    then cpu. dtype: auto is float32; .onnx files compute in the one that they were made for.
     Raises ModelError where the file is missing, damaged, unsafe or not understood, UsageError for
     a device that is not there.
     """
     check_choice("device", device, Device)
     check_choice("dtype", dtype, Dtype)
-    if backend not in ("auto", "torch"):
-        raise UsageError(f"backend is '{backend}': choose one of auto, torch")
+    check_choice("backend", backend, Backend)
     path = find_model(name_or_path)
+    if (path.suffix == ".onnx") != (backend in ("onnx", "tensorrt")) and backend != "auto":
+        raise UsageError(f"backend is '{backend}', which does not run {path.name}: leave it at auto")
+    if path.suffix == ".onnx":
+        # Slow to import, and most models are of another kind.
+        from axialcli.backends.onnx_load import load_onnx
+
+        return load_onnx(path, device=device, dtype=dtype, tensorrt=backend == "tensorrt")
     spec, weights = read_model(path)
     chosen = _device(device)
     if chosen.type == "cuda" and dtype in ("auto", "float32"):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from axialcli.backends.model import FULL_SCALE
-from axialcli.backends.onnx_model import onnx_models
+from axialcli.backends.onnx_answer import AnswerForm
+from axialcli.backends.onnx_model import OnnxModel
 from axialcli.backends.parity import PARITY_KEY, Parity, compare, trial_images
 from axialcli.backends.spec import METADATA_KEY, ModelSpec
 from axialcli.backends.torch_model import TorchModel
@@ -77,7 +78,7 @@ def export(
     _describe(proto, {METADATA_KEY: spec.to_json()})
     parities = tuple(
         parity
-        for candidate in onnx_models(_serialised(proto), spec, where=f"{spec.name}.onnx")
+        for candidate in _candidates(_serialised(proto), spec)
         for parity in compare(model, candidate, trial_images(spec), half=dtype == "float16")
     )
     _describe(proto, {PARITY_KEY: json.dumps([parity.describe() for parity in parities])})
@@ -146,6 +147,14 @@ def _traced(network: nn.Module, spec: ModelSpec, *, opset: int, dtype: torch.dty
             f"model '{spec.name}' cannot be exported: axes {fixed} of its input became constants"
         )
     return proto
+
+
+def _candidates(data: bytes, spec: ModelSpec) -> Iterator[OnnxModel]:
+    """The exported model on every execution provider that is there."""
+    channels = 1 if spec.output.activation == "sigmoid" else len(spec.classes)
+    form = AnswerForm(spec=spec, channels=channels, axis=1, where="the export")
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        yield OnnxModel(model=data, form=form, device=torch.device(device), sha256="")
 
 
 @contextmanager

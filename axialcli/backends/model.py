@@ -30,6 +30,9 @@ class Model(ABC):
     network: nn.Module | None = None
     """The network itself, where its operators can be followed one by one."""
 
+    memory_format = torch.channels_last
+    """How the numbers lie that `normalise` makes."""
+
     def __init__(self, *, spec: ModelSpec, device: torch.device, dtype: torch.dtype, sha256: str) -> None:
         self.spec, self.device, self.dtype, self.sha256 = spec, device, dtype, sha256
         mean, std = (torch.tensor(v, dtype=torch.float32) for v in (spec.input.mean, spec.input.std))
@@ -38,7 +41,11 @@ class Model(ABC):
 
     @abstractmethod
     def run(self, images_BCHW: Tensor) -> Tensor:
-        """The network alone: normalised images in the model's dtype and device -> logits."""
+        """The network alone: normalised images in the model's dtype and device -> logits.
+
+        Where the model's activation is "none" these are probabilities already; where it is "labels",
+        1.0 for the label's class and 0.0 for all others.
+        """
 
     @overload
     def predict(self, images_BCHW: NDArray[np.generic], *, logits: bool = ...) -> NDArray[np.float32]: ...
@@ -77,10 +84,13 @@ class Model(ABC):
         }
 
     def activate(self, logits_BKHW: Tensor) -> Tensor:
-        """Probabilities of logits, float32 [B, K, H, W]; one logit makes two classes."""
-        if self.spec.output.activation == "softmax":
+        """Probabilities of logits, float32 [B, K, H, W] or [B, K]; one number makes two classes."""
+        activation = self.spec.output.activation
+        if activation == "softmax":
             return logits_BKHW.softmax(1)
-        p_BKHW = logits_BKHW.sigmoid()
+        if activation == "labels" or (activation == "none" and logits_BKHW.shape[1] > 1):
+            return logits_BKHW
+        p_BKHW = logits_BKHW if activation == "none" else logits_BKHW.sigmoid()
         return torch.cat((1 - p_BKHW, p_BKHW), 1)
 
     def decide(self, probs_KHW: Tensor) -> Tensor:
@@ -114,9 +124,7 @@ class Model(ABC):
         if images_BCHW.is_floating_point():
             values_BCHW = values_BCHW.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         values_BCHW = values_BCHW * scale_CHW
-        return values_BCHW.add_(self._shift_C[:, None, None]).to(
-            self.dtype, memory_format=torch.channels_last
-        )
+        return values_BCHW.add_(self._shift_C[:, None, None]).to(self.dtype, memory_format=self.memory_format)
 
 
 def _tensor(images_BCHW: NDArray[np.generic]) -> Tensor:

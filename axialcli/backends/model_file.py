@@ -1,4 +1,4 @@
-"""Reading and writing model files: weights in safetensors, the description in its metadata."""
+"""Reading and writing model files: their weights, and the description in their metadata or beside them."""
 
 from __future__ import annotations
 
@@ -45,12 +45,20 @@ def read_model(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
         return _read_safetensors(path)
     if path.suffix in (".pt", ".pth"):
         return _read_pickle(path)
-    raise ModelError(f"{path}: not a kind of model that axial reads; give a .safetensors, .pt or .pth file")
+    raise ModelError(
+        f"{path}: not a kind of model that axial reads; give a .safetensors, .onnx, .pt or .pth file"
+    )
 
 
 def read_spec(path: Path) -> ModelSpec:
     """The description alone. Raises ModelError."""
     _check_readable(path)
+    if path.suffix == ".onnx":
+        # Slow to import, and most models are of another kind.
+        from axialcli.backends.onnx_file import read_onnx
+        from axialcli.backends.onnx_load import describe
+
+        return describe(read_onnx(path))
     if path.suffix != ".safetensors":
         return _read_sidecar(path)
     try:
@@ -58,11 +66,27 @@ def read_spec(path: Path) -> ModelSpec:
             metadata = file.metadata()
     except UNREADABLE as error:
         raise ModelError(f"{path}: not a whole safetensors file ({error!s:.80})") from error
-    return _spec_of(path, metadata)
+    return spec_of(path, metadata)
+
+
+def count_parameters(path: Path) -> int:
+    """How many numbers the weights of a model file hold. Raises ModelError."""
+    if path.suffix == ".onnx":
+        from axialcli.backends.onnx_file import read_onnx
+
+        return read_onnx(path).parameters()
+    return sum(tensor.numel() for tensor in read_model(path)[1].values())
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of the file, in hexadecimal. Raises ModelError where it cannot be read."""
+    """sha256 of the file, and of an ONNX model's external data, in hexadecimal.
+
+    Raises ModelError where it cannot be read.
+    """
+    if path.suffix == ".onnx":
+        from axialcli.backends.onnx_file import onnx_hash
+
+        return onnx_hash(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -83,10 +107,11 @@ def _read_safetensors(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except UNREADABLE as error:
         raise ModelError(f"{path}: not a whole safetensors file ({error!s:.80})") from error
-    return _spec_of(path, metadata), weights
+    return spec_of(path, metadata), weights
 
 
-def _spec_of(path: Path, metadata: Mapping[str, str] | None) -> ModelSpec:
+def spec_of(path: Path, metadata: Mapping[str, str] | None) -> ModelSpec:
+    """The description in a file's metadata, or beside it in `<file>.json`. Raises ModelError."""
     if not metadata or METADATA_KEY not in metadata:
         return _read_sidecar(path)
     return ModelSpec.from_json(metadata[METADATA_KEY], str(path))

@@ -95,7 +95,7 @@ def compare(reference: Model, candidate: Model, images: Iterable[Tensor], *, hal
                 f"the export is wrong: {said} it answers {list(got.shape)}, torch {list(want.shape)}"
             )
         parity = Parity(
-            provider=candidate.describe()["provider"],
+            provider=str(candidate.runtime()["provider"]),
             shape=(batch, height, width),
             largest_difference=float((want - got).abs().max()),
             largest_logit=float(want.abs().max()),

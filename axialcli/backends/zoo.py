@@ -24,9 +24,18 @@ def model_names() -> list[str]:
 
 
 def model_files(name_or_path: str | Path) -> list[Path]:
-    """The file of a model and the description beside it, whether they are there or not."""
+    """The file of a model, the description beside it and its external data, whether they are there or not.
+
+    Raises ModelError where there is no model, or where its external data would lie elsewhere.
+    """
     path = find_model(name_or_path)
-    return [path, path.with_name(path.name + ".json")]
+    files = [path, path.with_name(path.name + ".json")]
+    if path.suffix == ".onnx":
+        # Slow to import, and most models are of another kind.
+        from axialcli.backends.onnx_file import external_files
+
+        files += external_files(path)
+    return files
 
 
 def find_model(name_or_path: str | Path) -> Path:

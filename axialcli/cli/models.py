@@ -43,19 +43,24 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print the model's description alone.")] = False,
 ) -> None:
     """Show what a model file says about its model."""
-    from axialcli.backends.model_file import file_hash, read_model
+    from axialcli.backends.model_file import count_parameters, file_hash, read_spec
     from axialcli.backends.zoo import find_model
 
     path = find_model(model)
-    spec, weights = read_model(path)
+    spec = read_spec(path)
     if as_json:
         say(spec.to_json())
         return
-    say(f"file        {printable(str(path))}")
-    say(f"sha256      {file_hash(path)}")
-    say(f"size        {path.stat().st_size / 1e6:.2f} MB")
-    say(f"parameters  {sum(tensor.numel() for tensor in weights.values()) / 1e6:.3f} million")
-    say(f"stream      {_stream(path)}")
+    # All is found out before the first line is printed: a file that is refused has no description.
+    facts = {
+        "file": printable(str(path)),
+        "sha256": file_hash(path),
+        "size": f"{path.stat().st_size / 1e6:.2f} MB",
+        "parameters": f"{count_parameters(path) / 1e6:.3f} million",
+        "stream": _stream(path),
+    }
+    for key, value in facts.items():
+        say(f"{key:<11} {value}")
     for key, value in json.loads(spec.to_json()).items():
         say(f"{key:<19} {json.dumps(value)}")
 

@@ -1,0 +1,86 @@
+"""From an ONNX file to a model that predicts: read, described, tried in a guard, and only then loaded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from axialcli.backends.model_file import spec_of
+from axialcli.backends.onnx_answer import AnswerForm, read_form
+from axialcli.backends.onnx_check import PIXELS, image_input
+from axialcli.backends.onnx_file import OnnxFile, read_onnx
+from axialcli.backends.onnx_guard import Guard, GuardLimits
+from axialcli.backends.onnx_model import OnnxModel
+from axialcli.backends.onnx_session import choose_device
+from axialcli.backends.spec import ModelSpec
+from axialcli.config import Device, Dtype
+from axialcli.errors import ModelError, UsageError
+
+PROBE = 64
+"""Least side of the picture that a new network is tried on, in pixels."""
+
+
+def load_onnx(
+    path: Path, *, device: Device = "auto", dtype: Dtype = "auto", tensorrt: bool = False
+) -> OnnxModel:
+    """An ONNX file, ready to predict. tensorrt: use that provider before CUDA.
+
+    Raises ModelError where the file is damaged, unsafe, or not what its description says; UsageError
+    for a device that is not there and a dtype that the file does not compute in.
+    """
+    chosen = choose_device(device, tensorrt=tensorrt)
+    file = read_onnx(path)
+    element = PIXELS[image_input(file.model, str(path)).type.tensor_type.elem_type]
+    computed = "float32" if element == "uint8" else element
+    if dtype not in ("auto", computed):
+        raise UsageError(
+            f"--dtype is {dtype}: {path} computes in {computed}; leave the option out, or export another file"
+        )
+    spec = describe(file)
+    model = file.to_bytes()
+    with Guard(model, str(path), GuardLimits(threads=torch.get_num_threads())) as guard:
+        form = _try(guard, file, spec, element)
+    return OnnxModel(model=model, form=form, device=chosen, tensorrt=tensorrt, sha256=file.sha256)
+
+
+def describe(file: OnnxFile) -> ModelSpec:
+    """The description that the file carries, or that lies beside it in `<file>.json`. Raises ModelError."""
+    return spec_of(file.path, file.metadata())
+
+
+def _try(guard: Guard, file: OnnxFile, spec: ModelSpec, element: str) -> AnswerForm:
+    """Runs the model once, on a picture of noise, and compares what comes out with the description."""
+    where = str(file.path)
+    first = image_input(file.model, where).type.tensor_type.shape.dim[:1]
+    batch = first[0].dim_value if first else 0
+    step = math.lcm(spec.input.multiple, spec.output.stride)
+    side = -(-PROBE // step) * step
+    height, width = spec.input.size or (side, side)
+    image = _noise(spec, height, width, element)
+    output = guard.run(np.repeat(image, batch or 1, axis=0))
+    if isinstance(output, str):
+        raise ModelError(
+            f"{where}: does not take a picture of {list(image.shape[1:])}, "
+            f"which its description promises ({output:.90})"
+        )
+    if not output.ndim or len(output) != (batch or 1):
+        raise ModelError(f"{where}: answers {list(output.shape)} to a batch of {batch or 1}")
+    return read_form(output[:1], spec, (height, width), where)
+
+
+def _noise(spec: ModelSpec, height: int, width: int, element: str) -> NDArray[Any]:
+    """The same picture each time, as the network sees it: [1, C, H, W] or [1, H, W, C].
+
+    A blank one would not do: without biases every network answers 0 to it, which is finite and a probability.
+    """
+    noise = np.random.default_rng(0)
+    pixels_BHWC = noise.integers(0, 256, (1, height, width, len(spec.input.channels)), dtype=np.uint8)
+    seen_BHWC = pixels_BHWC
+    if element != "uint8":
+        seen_BHWC = ((pixels_BHWC / 255 - spec.input.mean) / spec.input.std).astype(element)
+    return seen_BHWC if spec.input.layout == "NHWC" else seen_BHWC.transpose(0, 3, 1, 2)
