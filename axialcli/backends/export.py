@@ -88,6 +88,9 @@ def export(
 class _Graph(nn.Module):
     """The network, behind the normalisation where the file takes pixel values."""
 
+    scale_C11: Tensor
+    shift_C11: Tensor
+
     def __init__(self, model: TorchModel, *, pixels: bool) -> None:
         super().__init__()
         self.network, self.pixels = model.network, pixels
@@ -146,7 +149,17 @@ def _traced(network: nn.Module, spec: ModelSpec, *, opset: int, dtype: torch.dty
         raise ModelError(
             f"model '{spec.name}' cannot be exported: axes {fixed} of its input became constants"
         )
+    _strip(proto)
     return proto
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Takes out what the exporter notes of each node, such as where its code lies on this machine."""
+    del proto.metadata_props[:], proto.graph.metadata_props[:]
+    parts = (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output)
+    for part in (*parts, *proto.graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
 
 
 def _candidates(data: bytes, spec: ModelSpec) -> Iterator[OnnxModel]:
@@ -182,4 +195,4 @@ def _serialised(proto: onnx.ModelProto) -> bytes:
         raise ModelError(
             f"the model takes {proto.ByteSize() / 1e9:.1f} GB; an .onnx file holds less than 2.1"
         )
-    return proto.SerializeToString()
+    return bytes(proto.SerializeToString())

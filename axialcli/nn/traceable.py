@@ -38,8 +38,9 @@ def attend_traceable(q: Tensor, k: Tensor, v: Tensor, *, bias_AS: Tensor | None,
     # What lies beyond the ends of a line stands for nothing: no query sees it.
     inside_PK = place_PK.clamp(0, length - 1).flatten()
     windows = (pieces, queries + 2 * radius)
-    k, v = (part.index_select(-2, inside_PK).unflatten(-2, windows) for part in (k, v))
-    q = F.pad(q, (0, 0, 0, pieces * queries - length)).unflatten(-2, (pieces, queries))
+    lines = q.shape[:-2]
+    k, v = (part.index_select(-2, inside_PK).reshape(*lines, *windows, channels) for part in (k, v))
+    q = F.pad(q, (0, 0, 0, pieces * queries - length)).reshape(*lines, pieces, queries, channels)
     # Which keys a query may see is the same for all pieces; which of them exist is not.
     distance_QK = step_K[None] - torch.arange(queries, device=device)[:, None]
     within_QK = (distance_QK >= 0) & (distance_QK < span)
@@ -51,7 +52,8 @@ def attend_traceable(q: Tensor, k: Tensor, v: Tensor, *, bias_AS: Tensor | None,
     if bias_AS is not None:
         add_APQK = add_APQK + bias_AS[:, distance_QK.clamp(0, span - 1)][:, None]
     weight = ((q * channels**-0.5) @ k.transpose(-1, -2) + add_APQK).softmax(-1)
-    return (weight @ v).flatten(-3, -2)[..., :length, :]
+    attended: Tensor = weight @ v
+    return attended.flatten(-3, -2)[..., :length, :]
 
 
 def attend_in_windows_traceable(qkv_BHWC: Tensor, bias_ALL: Tensor | None, heads: int, window: int) -> Tensor:
@@ -65,7 +67,7 @@ def attend_in_windows_traceable(qkv_BHWC: Tensor, bias_ALL: Tensor | None, heads
     qkv_BHWC = F.pad(qkv_BHWC, (0, 0, 0, across * window - width, 0, down * window - height))
     grid = (batch, down, window, across, window)
     tokens_BNLC = qkv_BHWC.reshape(*grid, -1).transpose(2, 3).reshape(batch, down * across, window**2, -1)
-    q, k, v = tokens_BNLC.unflatten(-1, (3, heads, -1)).unbind(-3)
+    q, k, v = tokens_BNLC.reshape(*tokens_BNLC.shape[:-1], 3, heads, -1).unbind(-3)
     device = qkv_BHWC.device
     step = torch.arange(window, device=device)
     rows_DL = (torch.arange(down, device=device)[:, None] * window + step[None] < height)[:, None, :, None]
@@ -80,5 +82,5 @@ def attend_in_windows_traceable(qkv_BHWC: Tensor, bias_ALL: Tensor | None, heads
     q, k, v = (part.transpose(2, 3) for part in (q, k, v))
     scores_BNALL = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + add_N1LL
     out_BNLC = (scores_BNALL.softmax(-1) @ v).transpose(2, 3).flatten(-2)
-    out_BHWC = out_BNLC.reshape(batch, down, across, window, window, -1).transpose(2, 3)
+    out_BHWC: Tensor = out_BNLC.reshape(batch, down, across, window, window, -1).transpose(2, 3)
     return out_BHWC.reshape(batch, down * window, across * window, -1)[:, :height, :width]
