@@ -27,12 +27,12 @@ or one per channel."""
 
 FLAGS = {
     "range": "--input-range",
-    "mean": "--input-mean",
-    "std": "--input-std",
+    "mean": "--input-range",
+    "std": "--input-range",
     "channels": "--input-channels",
     "layout": "--layout-in",
     "size": "--input-size",
-    "multiple": "--input-multiple",
+    "multiple": "--input-size",
     "task": "--task",
     "activation": "--activation",
     "classes": "--classes",
@@ -78,13 +78,13 @@ class ModelHints:
             if getattr(self, name) is not None:
                 check_choice(FLAGS[name], getattr(self, name), kind)
         if self.range is not None and (self.mean is not None or self.std is not None):
-            raise UsageError("--input-range says the mean and std already: give one or the other")
+            raise UsageError("an input range says the mean and std already: give one or the other")
         if (self.mean is None) != (self.std is None):
-            raise UsageError("--input-mean and --input-std belong together: give both")
+            raise UsageError("mean and std belong together: give both")
         if self.mean is not None and not all(math.isfinite(value) for value in self.mean):
-            raise UsageError(f"--input-mean is {self.mean}: give finite numbers")
+            raise UsageError(f"--input-range has the mean {self.mean}: give finite numbers")
         if self.std is not None and not all(1e-6 <= value <= 1e6 for value in self.std):
-            raise UsageError(f"--input-std is {self.std}: give numbers from 1e-6 to 1e6")
+            raise UsageError(f"--input-range has the std {self.std}: give numbers from 1e-6 to 1e6")
         for name in ("channels", "multiple", "stride"):
             _check_range(name, getattr(self, name), 1, 4096)
         for side in self.size or ():
@@ -117,6 +117,11 @@ class ModelHints:
         """The options that were given, in the command line's words."""
         given = [FLAGS[field.name] for field in fields(self) if getattr(self, field.name) is not None]
         return list(dict.fromkeys(given))
+
+    def refuse(self, where: str) -> None:
+        """For a model that describes itself. Raises UsageError where hints were given all the same."""
+        if self.flags:
+            raise UsageError(f"{where}: describes itself, leave out {', '.join(self.flags)}")
 
     def description(self) -> dict[str, Any]:
         """The same as a part of a model file's JSON: its keys and nesting, only what is known.

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from axialcli.backends.foreign_axes import FIRST_SIZE, Axes
@@ -121,15 +120,15 @@ def read_answer(answer: NDArray[Any], axes: Axes, height: int, width: int) -> An
         return f"it answers {list(shape)}, more than four axes"
     if len(shape) <= 2:
         return Answer("classification", answer.reshape(shape[0], -1, 1), 1)
-    if len(shape) == 3:
-        answer = np.expand_dims(answer, -1 if axes.layout == "NHWC" else 1)
-    values_BKHW = answer.transpose(0, 3, 1, 2) if axes.layout == "NHWC" else answer
-    h, w = values_BKHW.shape[2:]
-    values_BKN = values_BKHW.reshape(*values_BKHW.shape[:2], -1)
-    if (h, w) == (1, 1) and min(height, width) > 1:
-        return Answer("classification", values_BKN, 1)
-    if h and w and height % h == 0 and width % w == 0 and height // h == width // w:
-        return Answer("segmentation", values_BKN, height // h)
+    # Converters may turn the input and leave the output as it was.
+    orders = [answer, answer.transpose(0, 3, 1, 2)] if len(shape) == 4 else [answer[:, None]]
+    for values_BKHW in reversed(orders) if axes.layout == "NHWC" else orders:
+        h, w = values_BKHW.shape[2:]
+        values_BKN = values_BKHW.reshape(*values_BKHW.shape[:2], -1)
+        if (h, w) == (1, 1) and min(height, width) > 1:
+            return Answer("classification", values_BKN, 1)
+        if h and w and height % h == 0 and width % w == 0 and height // h == width // w:
+            return Answer("segmentation", values_BKN, height // h)
     return f"it answers {list(shape)} to {height}x{width} pixels, no whole share of them"
 
 

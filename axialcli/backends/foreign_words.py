@@ -40,12 +40,13 @@ class Words:
 
     def contradiction(self, *keys: str, but: str) -> AxialError:
         """The error for words that do not fit the graph. but: what the graph shows."""
-        value = json.dumps(self.get(*keys))
-        if _reach(self._hinted, keys) is not None:
-            by_range = self._range is not None and keys[-1] in ("mean", "std")
-            flag, said = (FLAGS["range"], self._range) if by_range else (FLAGS[keys[-1]], value)
-            return UsageError(f"{self.where}: {flag} is {said:.40}, but {but}")
-        return ModelError(f"{self._sidecar}: {'.'.join(keys)} is {value:.40}, but {but} ({self.where})")
+        key, value = keys[-1], self.get(*keys)
+        if _reach(self._hinted, keys) is None:
+            text = json.dumps(value)
+            return ModelError(f"{self._sidecar}: {'.'.join(keys)} is {text:.40}, but {but} ({self.where})")
+        if key in ("mean", "std"):
+            value = self._range or value
+        return UsageError(f"{self.where}: {FLAGS[key]} is {_as_option(key, value):.40}, but {but}")
 
 
 def read_words(path: Path, hints: ModelHints) -> Words:
@@ -116,6 +117,17 @@ def _reach(said: Any, keys: tuple[str, ...]) -> Any:
     for key in keys:
         said = said.get(key) if isinstance(said, Mapping) else None
     return said
+
+
+def _as_option(key: str, value: Any) -> str:
+    """A value as the command line has it."""
+    if key == "size":
+        return "{}x{}".format(*value)
+    if key == "multiple":
+        return f"x{value}"
+    if key == "classes" and isinstance(value, list):
+        return ",".join(entry["name"] for entry in value)
+    return str(value)
 
 
 def _is_number(value: object) -> bool:
