@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -13,7 +12,7 @@ from onnx import ModelProto
 from axialcli.backends.foreign_axes import Axes, check_signature, find_axes
 from axialcli.backends.foreign_output import Output, class_entries, find_output
 from axialcli.backends.foreign_sizes import Sizes, find_sizes
-from axialcli.backends.foreign_words import Words, read_words
+from axialcli.backends.foreign_words import Words, read_words, whole_description
 from axialcli.backends.probe import Probe
 from axialcli.backends.signature import GraphSignature, read_signature
 from axialcli.backends.spec import FORMAT, MAX_STRIDE, ModelSpec
@@ -115,7 +114,7 @@ def _compose(
         "classes": class_entries(words, count),
         "network_stride": words.get("network_stride") or _network_stride(signature, sizes),
     }
-    spec = ModelSpec.from_json(json.dumps(words.with_facts(facts)), str(path))
+    spec = whole_description(words.with_facts(facts), str(path))
     logger.info("%s: %s", path, "; ".join(_found(spec, signature, output, axes)))
     return spec
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from axialcli.backends.files import is_readable, unreadable
-from axialcli.backends.spec import FORMAT, MAX_SIZE, MAX_STRIDE
+from axialcli.backends.spec import FORMAT, MAX_SIZE, MAX_STRIDE, ModelSpec
 from axialcli.errors import AxialError, ModelError, UsageError
 from axialcli.hints import FLAGS, RANGES, Activation, InputLayout, ModelHints, Task
 
@@ -58,6 +58,16 @@ def read_words(path: Path, hints: ModelHints) -> Words:
     if not is_readable(sidecar):
         return Words(str(path), None, {}, hints)
     return Words(str(path), sidecar, _read_part(sidecar), hints)
+
+
+def whole_description(said: Mapping[str, Any], where: str) -> ModelSpec:
+    """The description of what is said in full. Raises ModelError, which names the file `where`."""
+    try:
+        return ModelSpec.from_json(json.dumps(said), where)
+    except ModelError as error:
+        if str(error).startswith(where):
+            raise
+        raise ModelError(f"{where}: {error}") from error
 
 
 def _read_part(sidecar: Path) -> dict[str, Any]:

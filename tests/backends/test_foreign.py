@@ -419,6 +419,12 @@ def test_what_is_no_model_of_one_picture_is_refused(model: ModelProto, says: str
     assert says in str(caught.value)
 
 
+def test_a_description_that_does_not_hold_together_names_the_file() -> None:
+    error = refused(fcn(), **UNIT, threshold=0.5)
+
+    assert str(error) == "foreign.onnx: model 'foreign': a threshold needs two classes, not 3"
+
+
 def test_weights_that_are_inputs_do_not_count() -> None:
     assert described(old_style(), **UNIT) == described(fcn(), **UNIT)
 
