@@ -99,7 +99,11 @@ def _compose(
         "format": FORMAT,
         "name": words.get("name") or _name(path),
         "task": answer.task,
-        "architecture": words.get("architecture") or {"name": "onnx"},
+        "architecture": {
+            "name": "onnx",
+            **({"batch": 1} if sizes.alone else {}),
+            **(words.get("architecture") or {}),
+        },
         "input": {
             "channels": channels,
             **_scale(signature, words, axes.channels),
@@ -115,7 +119,9 @@ def _compose(
         "network_stride": words.get("network_stride") or _network_stride(signature, sizes),
     }
     spec = whole_description(words.with_facts(facts), str(path))
-    logger.info("%s: %s", path, "; ".join(_found(spec, signature, output, axes)))
+    logger.info(
+        "%s: %s", path, "; ".join(_found(spec, signature, output, axes.batch or (1 if sizes.alone else None)))
+    )
     return spec
 
 
@@ -156,7 +162,7 @@ def _network_stride(signature: GraphSignature, sizes: Sizes) -> int:
     return stride if stride <= MAX_STRIDE else math.lcm(sizes.multiple, answer.stride)
 
 
-def _found(spec: ModelSpec, signature: GraphSignature, output: Output, axes: Axes) -> list[str]:
+def _found(spec: ModelSpec, signature: GraphSignature, output: Output, batch: int | None) -> list[str]:
     """All that the description says, with where it is from."""
     element = signature.inputs[0].element
     size = "any size"
@@ -164,16 +170,16 @@ def _found(spec: ModelSpec, signature: GraphSignature, output: Output, axes: Axe
         size = "{}x{} pixels only".format(*spec.input.size)
     elif spec.input.multiple > 1:
         size = f"sizes in multiples of {spec.input.multiple}"
-    facts = [f"takes {spec.input.layout}, {axes.channels} channels of {element}, {size}"]
-    if axes.batch is not None:
-        facts.append(f"{axes.batch} at a time")
+    facts = [f"takes {spec.input.layout}, {len(spec.input.channels)} channels of {element}, {size}"]
+    if batch is not None:
+        facts.append(f"{batch} at a time")
     facts.append(f"{spec.task} into {len(spec.classes)} classes ({output.note or spec.output.activation})")
-    if spec.task == "segmentation":
-        facts.append(
-            f"one answer every {spec.output.stride} pixels, tiles start at multiples of {spec.network_stride}"
-        )
+    if spec.output.stride > 1:
+        facts.append(f"one answer for {spec.output.stride}x{spec.output.stride} pixels")
+    if spec.network_stride > 1:
+        facts.append(f"tiles start at multiples of {spec.network_stride}")
     if len(signature.outputs) > 1:
         facts.append(f"of {len(signature.outputs)} outputs the first, {signature.outputs[0].name:.40}")
     if spec.input.mpp is None:
-        facts.append(f"resolution not known: {FLAGS['mpp']}")
+        facts.append(f"resolution not known, {FLAGS['mpp']} says it")
     return facts

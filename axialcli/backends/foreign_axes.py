@@ -28,11 +28,11 @@ class Axes:
     height: int | None
     width: int | None
 
-    def shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape of one smallest batch of pictures of that size, in the network's own order."""
+    def shape(self, height: int, width: int, *, batch: int = 1) -> tuple[int, ...]:
+        """The shape of pictures of that size in the network's own order. batch: where it is not fixed."""
         if self.layout == "NHWC":
-            return (self.batch or 1, height, width, self.channels)
-        return (self.batch or 1, self.channels, height, width)
+            return (self.batch or batch, height, width, self.channels)
+        return (self.batch or batch, self.channels, height, width)
 
 
 def check_signature(signature: GraphSignature, where: str) -> None:

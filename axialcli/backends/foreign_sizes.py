@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -48,20 +48,33 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sizes:
-    """size: height and width where the network takes no other. multiple: of heights and widths else."""
+    """size: height and width where the network takes no other. multiple: of heights and widths else.
+
+    alone: whether it takes one picture at a time, although the graph does not say so.
+    """
 
     size: tuple[int, int] | None
     multiple: int
     answer: Answer
+    alone: bool = False
 
 
 def find_sizes(axes: Axes, words: Words, probe: Probe) -> Sizes:
-    """Tries pictures of several sizes.
+    """Tries pictures of several sizes, and two at a time.
 
     Raises ModelError where the network takes none or its answer is no map and no class, UsageError
     or ModelError where words and graph contradict each other.
     """
     tries = _Tries(axes, words, probe)
+    sizes = _find_sizes(axes, words, tries)
+    if axes.batch is not None:
+        return sizes
+    height, width = sizes.size or _first_size(sizes.multiple)
+    pair = tries.answer(height, width, batch=2)
+    return replace(sizes, alone=isinstance(pair, str) or pair.kind != sizes.answer.kind)
+
+
+def _find_sizes(axes: Axes, words: Words, tries: _Tries) -> Sizes:
     said_size, said_multiple = words.get("input", "size"), words.get("input", "multiple") or 1
     fixed = _fixed_size(axes, words)
     if fixed is not None:
@@ -71,13 +84,13 @@ def find_sizes(axes: Axes, words: Words, probe: Probe) -> Sizes:
         if isinstance(answer, str):
             raise ModelError(f"{words.where}: the network does not take {_by(fixed)} pixels ({answer})")
         return Sizes(fixed, said_multiple, answer)
-    first = tuple(said_multiple * math.ceil(side / said_multiple) for side in FIRST_SIZE)
+    first = _first_size(said_multiple)
     answer = tries.answer(*first)
     if isinstance(answer, str):
         return _square(tries, words, reason=answer)
     multiple = tries.multiple(answer)
     if multiple is None:
-        return Sizes((first[0], first[1]), 1, answer)
+        return Sizes(first, 1, answer)
     return Sizes(None, multiple, answer)
 
 
@@ -87,10 +100,15 @@ class _Tries:
     def __init__(self, axes: Axes, words: Words, probe: Probe) -> None:
         self._axes, self._words, self._probe = axes, words, probe
 
-    def answer(self, height: int, width: int) -> Answer | str:
+    def answer(self, height: int, width: int, batch: int = 1) -> Answer | str:
         """What the network answers, or why it cannot be used."""
-        answer = self._probe(self._axes.shape(height, width))
-        return answer if isinstance(answer, str) else read_answer(answer, self._axes, height, width)
+        shape = self._axes.shape(height, width, batch=batch)
+        answer = self._probe(shape)
+        if isinstance(answer, str):
+            return answer
+        if not answer.shape or len(answer) != shape[0]:
+            return f"it answers {list(answer.shape)}, which is not one entry per picture"
+        return read_answer(answer, self._axes.layout, height, width)
 
     def multiple(self, first: Answer) -> int | None:
         """The smallest multiple that heights and widths have to be of; None where none fits."""
@@ -111,18 +129,16 @@ class _Tries:
         raise self._words.contradiction("input", "multiple", but=f"the network does not take that ({reason})")
 
 
-def read_answer(answer: NDArray[Any], axes: Axes, height: int, width: int) -> Answer | str:
+def read_answer(answer: NDArray[Any], layout: str, height: int, width: int) -> Answer | str:
     """What an array is as the answer to a picture of that size, or why it is nothing that can be used."""
     shape = answer.shape
-    if not shape or shape[0] != (axes.batch or 1):
-        return f"it answers {list(shape)}, which is not one entry per picture"
     if len(shape) > 4:
         return f"it answers {list(shape)}, more than four axes"
     if len(shape) <= 2:
         return Answer("classification", answer.reshape(shape[0], -1, 1), 1)
     # Converters may turn the input and leave the output as it was.
     orders = [answer, answer.transpose(0, 3, 1, 2)] if len(shape) == 4 else [answer[:, None]]
-    for values_BKHW in reversed(orders) if axes.layout == "NHWC" else orders:
+    for values_BKHW in reversed(orders) if layout == "NHWC" else orders:
         h, w = values_BKHW.shape[2:]
         values_BKN = values_BKHW.reshape(*values_BKHW.shape[:2], -1)
         if (h, w) == (1, 1) and min(height, width) > 1:
@@ -130,6 +146,11 @@ def read_answer(answer: NDArray[Any], axes: Axes, height: int, width: int) -> An
         if h and w and height % h == 0 and width % w == 0 and height // h == width // w:
             return Answer("segmentation", values_BKN, height // h)
     return f"it answers {list(shape)} to {height}x{width} pixels, no whole share of them"
+
+
+def _first_size(multiple: int) -> tuple[int, int]:
+    height, width = (multiple * math.ceil(side / multiple) for side in FIRST_SIZE)
+    return height, width
 
 
 def _fixed_size(axes: Axes, words: Words) -> tuple[int, int] | None:

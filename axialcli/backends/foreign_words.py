@@ -172,7 +172,7 @@ KINDS: dict[str, Any] = {
     "format": _is_any,
     "name": _is_text,
     "task": _is_one_of(Task),
-    "architecture": _is_any,
+    "architecture": lambda v: isinstance(v, dict),
     "input": {
         "channels": lambda v: _is_list(_is_text, MAX_CHANNELS)(v) or _is_whole(MAX_CHANNELS)(v),
         "mean": _is_list(_is_number, MAX_CHANNELS),

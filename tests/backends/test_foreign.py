@@ -161,6 +161,13 @@ def test_a_graph_is_found_out_with_the_fewest_hints(
     assert facts(described(model, **hints)) == want
 
 
+def test_a_network_that_takes_one_picture_at_a_time_is_found_out() -> None:
+    assert described(resized_back(alone=True), **UNIT).config == {"batch": 1}
+    assert described(resized_back(), **UNIT).config == {}
+    # This one says so itself.
+    assert described(classifier(), **UNIT).config == {}
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 6])
 def test_the_multiple_is_the_smallest_that_the_network_takes(depth: int) -> None:
     model = u_net(depth)
@@ -346,6 +353,8 @@ def test_options_win_over_the_file_beside_the_model(tmp_path: Path) -> None:
         ({"input": {"mean": [0]}}, "mean and std belong together, std is missing"),
         ({"input": {"mean": [0], "std": [1], "range": "0-1"}}, "input.range says the mean and std already"),
         ({"input": {"size": [64]}}, "input.size is [64]"),
+        ({"architecture": "onnx"}, "architecture is 'onnx'"),
+        ({"name": "a\nb"}, "name is"),
         ({"input": {"layout": "CHW"}}, "input.layout is 'CHW'"),
         ({"classes": [{"colour": "#000000"}]}, "classes is"),
         ({"classes": [{"name": "a", "color": "#000000"}] * 2}, "classes is"),
@@ -436,6 +445,6 @@ def test_what_was_found_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
     assert [record.getMessage() for record in caplog.records] == [
         "foreign.onnx: takes NCHW, 3 channels of float32, sizes in multiples of 32; "
-        "segmentation into 2 classes (logits); one answer every 1 pixels, tiles start at multiples of 32; "
-        "resolution not known: --model-mpp"
+        "segmentation into 2 classes (logits); tiles start at multiples of 32; "
+        "resolution not known, --model-mpp says it"
     ]
