@@ -83,8 +83,9 @@ def _check_task(sizes: Sizes, words: Words) -> None:
     answer = sizes.answer
     if words.get("task") not in (None, answer.task):
         raise words.contradiction("task", but=f"the graph answers like {answer.task}")
-    if answer.task == "segmentation" and words.get("output", "stride") not in (None, answer.stride):
-        raise words.contradiction("output", "stride", but=f"the graph answers every {answer.stride} pixels")
+    if words.get("output", "stride") not in (None, answer.stride):
+        often = "once a picture" if answer.task == "classification" else f"every {answer.stride} pixels"
+        raise words.contradiction("output", "stride", but=f"the graph answers {often}")
 
 
 def _compose(
@@ -111,10 +112,7 @@ def _compose(
             "size": sizes.size,
             "multiple": sizes.multiple,
         },
-        "output": {
-            "activation": output.activation,
-            "stride": words.get("output", "stride") or answer.stride,
-        },
+        "output": {"activation": output.activation, "stride": answer.stride},
         "classes": class_entries(words, count),
         "network_stride": words.get("network_stride") or _network_stride(signature, sizes),
     }

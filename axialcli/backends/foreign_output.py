@@ -98,7 +98,8 @@ def _count_labels(answer: Answer, words: Words) -> int | None:
         raise ModelError(f"{words.where}: labels go from {lowest} to {highest}; a mask holds 0 to 255")
     if count is not None and highest >= count:
         raise words.contradiction("classes", but=f"the graph answers label {highest}")
-    return count
+    # Yes or no is two classes.
+    return 2 if count is None and answer.values_BKN.dtype.kind == "b" else count
 
 
 def _check_count(words: Words, count: int | None) -> None:

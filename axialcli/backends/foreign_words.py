@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +28,10 @@ class Words:
         self.where, self._sidecar = where, sidecar
         self._hinted, self._range = hints.description(), hints.range
         self._all = _merged(beside, self._hinted)
+        names = beside.get("classes")
+        if isinstance(names, list) and hints.classes == len(names):
+            # How many there are is no reason to forget what they are called.
+            self._all["classes"] = names
 
     def get(self, *keys: str) -> Any:
         """What is said under `input`, `mean` and the like; None where nothing is."""
@@ -141,7 +144,8 @@ def _as_option(key: str, value: Any) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # NaN, infinities and whole numbers beyond any float are none.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 <= value <= 1e300
 
 
 def _is_whole(most: int, least: int = 1) -> Callable[[object], bool]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -157,6 +156,8 @@ def _read_transforms(steps: object, side: int, config: Path) -> tuple[list[float
         raise ModelError(f"{config}: transform has Resize after Normalize, which is not supported")
     mean, std, resized = [0.0] * 3, [1.0] * 3, side
     for name, step in zip(names, steps, strict=True):
+        if unknown := [key for key in step if key not in ("name", "arguments")]:
+            raise ModelError(f"{config}: {name} has the key {unknown[0]!r:.40}, which is not known")
         arguments = step.get("arguments") or {}
         if not isinstance(arguments, dict):
             raise ModelError(f"{config}: {name}'s arguments are {arguments!r:.40}")
@@ -204,4 +205,5 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # NaN, infinities and whole numbers beyond any float are none.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 <= value <= 1e300

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 
 from axialcli.backends.foreign import describe_foreign
+from axialcli.backends.foreign_words import KINDS
 from axialcli.backends.spec import ModelSpec
 from axialcli.errors import AxialError, ModelError, UsageError
 from axialcli.hints import ModelHints
@@ -92,6 +95,14 @@ def labels_as_floats() -> ModelProto:
     return ending("ArgMax", 3, axis=1, then=[helper.make_node("Cast", ["squashed"], ["answer"], to=1)])
 
 
+def yes_or_no() -> ModelProto:
+    model = ending("Greater", 1)
+    model.graph.node[-1].input.append("half")
+    model.graph.initializer.append(constant("half", [0.5], np.float32))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.BOOL
+    return model
+
+
 def any_channels(layout: str) -> ModelProto:
     """The mean over the channels, however many."""
     axis = 1 if layout == "NCHW" else 3
@@ -136,6 +147,7 @@ def only(side: int, model: ModelProto) -> ModelProto:
         (ending("Transpose", 5, perm=[0, 2, 3, 1]), UNIT, {"classes": 5}),
         (labels_of_bytes(), {"classes": 3}, {"classes": 3, "activation": "labels"}),
         (labels_as_floats(), {**UNIT, "classes": 3}, {"classes": 3, "activation": "labels"}),
+        (yes_or_no(), UNIT, {"classes": 2, "activation": "labels"}),
         (classifier(), UNIT, {"classes": 5, "size": (224, 224), "task": "classification"}),
         (quarter(), UNIT, {"classes": 3, "multiple": 4, "stride": 4, "network_stride": 4}),
         (ending("Softmax", 3, axis=1), UNIT, {"classes": 3, "activation": "none"}),
@@ -276,6 +288,7 @@ def test_all_that_is_missing_is_asked_for_in_one_error(
         (ending("Softmax", 3, axis=1), {"activation": "softmax"}, "but the graph answers probabilities"),
         (ending("Sigmoid", 1), {"activation": "sigmoid"}, "but the graph answers probabilities of class 1"),
         (classifier(), {"size": (256, 256)}, "--input-size is 256x256, but the graph says 224x224"),
+        (classifier(), {"stride": 224}, "--output-stride is 224, but the graph answers once a picture"),
         (classifier(), {"multiple": 100}, "--input-size is x100, but the graph says 224x224"),
         (classifier(), {"task": "segmentation"}, "but the graph answers like classification"),
         (only(96, fcn()), {"size": (64, 96)}, "--input-size is 64x96, but the network does not take it"),
@@ -337,6 +350,8 @@ def test_options_win_over_the_file_beside_the_model(tmp_path: Path) -> None:
 
     assert (spec.input.mean, spec.input.std, spec.input.mpp) == ((0, 0, 0), (1, 1, 1), 0.25)
     assert [entry.name for entry in spec.classes] == ["x", "y", "z"]
+    counted = described(fcn(), beside(tmp_path, said), range="0-1", classes=3)
+    assert [entry.name for entry in counted.classes] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -356,6 +371,7 @@ def test_options_win_over_the_file_beside_the_model(tmp_path: Path) -> None:
         ({"architecture": "onnx"}, "architecture is 'onnx'"),
         ({"name": "a\nb"}, "name is"),
         ({"input": {"layout": "CHW"}}, "input.layout is 'CHW'"),
+        ({"input": {"mpp": 10**400}}, "input.mpp is 1000"),
         ({"classes": [{"colour": "#000000"}]}, "classes is"),
         ({"classes": [{"name": "a", "color": "#000000"}] * 2}, "classes is"),
         ({"classes": [{"name": "a", "colour": "red"}] * 3, "input": {"range": "0-1"}}, "not written #rrggbb"),
@@ -369,6 +385,47 @@ def test_a_damaged_description_beside_the_model_is_refused(tmp_path: Path, said:
     assert isinstance(error, ModelError)
     assert says in str(error)
     assert "foreign.onnx" in str(error)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["NHWC", 3]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+LEAVES = [
+    *((key,) for key, kind in KINDS.items() if callable(kind)),
+    *((key, below) for key, kind in KINDS.items() if not callable(kind) for below in kind),
+]
+PROBE = SessionProbe(fcn())
+
+
+def outcome(path: Path) -> ModelSpec | AxialError:
+    try:
+        return describe_foreign(path, fcn(), PROBE, ModelHints(range="0-1"))
+    except AxialError as error:
+        return error
+
+
+@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(keys=st.sampled_from(LEAVES), value=JSON)
+def test_any_value_beside_the_model_is_taken_or_refused(
+    tmp_path: Path, keys: tuple[str, ...], value: object
+) -> None:
+    for key in reversed(keys):
+        value = {key: value}
+
+    found = outcome(beside(tmp_path, value))
+
+    if isinstance(found, AxialError):
+        assert len(str(found).splitlines()) == 1
+        assert "foreign.onnx" in str(found)
+    else:
+        assert len(found.classes) == 3
 
 
 def two_inputs() -> ModelProto:

@@ -247,6 +247,8 @@ def test_what_a_configuration_lacks_is_named(key: str) -> None:
         (config(spacing_um_px="0.25"), "spacing_um_px is '0.25'"),
         (config(transform={}), "transform is {}"),
         (steps({"name": "CenterCrop"}, TO_TENSOR), "transform 'CenterCrop' is not known"),
+        (steps({"name": "ToTensor", "p": 0.5}), "ToTensor has the key 'p', which is not known"),
+        (config(spacing_um_px=10**400), "spacing_um_px is 1000"),
         (steps({}, TO_TENSOR), "transform None is not known"),
         (steps(NORMALIZE), "the steps Normalize, which do not go together"),
         (steps(NORMALIZE, TO_TENSOR), "which do not go together"),
