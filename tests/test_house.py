@@ -18,13 +18,14 @@ PACKAGE = ROOT / "axialcli"
 
 PUBLIC = {"Model", "Slide", "load_model", "open_slide", "predict", "__version__"}
 
-GROUND = {"errors", "config", "geometry", "notes"}
+GROUND = {"errors", "config", "geometry", "notes", "hints"}
 BELOW_PIPELINE = {"image", "output", "nn", "engine", "backends"}
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "geometry": {"errors"},
     "notes": set(),
+    "hints": {"errors", "config"},
     "image": GROUND,
     "output": GROUND,
     "nn": GROUND,
