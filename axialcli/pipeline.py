@@ -14,7 +14,7 @@ from typing import Any
 from axialcli import __version__
 from axialcli.backends import DEFAULT_MODEL, Model, load_model
 from axialcli.backends.zoo import model_files
-from axialcli.config import Device, Dtype, PredictSettings
+from axialcli.config import Backend, Device, Dtype, PredictSettings
 from axialcli.engine import (
     Certifier,
     Stopwatch,
@@ -30,6 +30,7 @@ from axialcli.engine import (
 )
 from axialcli.errors import UsageError
 from axialcli.geometry import whole
+from axialcli.hints import ModelHints
 from axialcli.image import Slide, describe_counts, describe_input, describe_view, open_slide
 from axialcli.output import (
     OVERLAY_MAX_PX,
@@ -61,6 +62,9 @@ def predict(
     model: str | Path | Model = DEFAULT_MODEL,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    backend: Backend = "auto",
+    hints: ModelHints | None = None,
+    trust_model: bool = False,
     probs: str | Path | None = None,
     overlay: str | Path | None = None,
     force: bool = False,
@@ -70,7 +74,8 @@ def predict(
     """Predicts a slide and writes its mask; the same call after a kill continues where it was.
 
     slide: a path, or an open Slide, which then has its channels, plane and resolution already. out:
-    the mask, a TIFF. model: a name, a model file, or a loaded Model. probs, overlay: more files to
+    the mask, a TIFF. model: a name, a model file, or a loaded Model; device, dtype, backend, hints and
+    trust_model say how it is loaded, see `load_model`. probs, overlay: more files to
     write. force: overwrite. settings: the fields of PredictSettings. Returns the run report, which
     also lies beside the mask as OUT.json. Raises an AxialError; OUT is then absent or as it was.
     """
@@ -86,7 +91,9 @@ def predict(
         inputs = [*slide.files, *([] if isinstance(model, Model) else model_files(model))]
         outputs = check_outputs(out, inputs=inputs, probs=probs, overlay=overlay, force=force)
         if not isinstance(model, Model):
-            model = load_model(model, device=device, dtype=dtype)
+            model = load_model(
+                model, backend=backend, device=device, dtype=dtype, hints=hints, trust=trust_model
+            )
         return _Run(slide, model, outputs, chosen, progress or (lambda state: None)).report()
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from axialcli.backends.model import Model
-from axialcli.backends.model_file import file_hash, read_model
+from axialcli.backends.model_file import file_hash, read_model, read_spec
 from axialcli.backends.torch_model import TorchModel
+from axialcli.backends.torchscript_model import TorchScriptModel, is_torchscript, read_torchscript
+from axialcli.backends.wsinfer import load_wsinfer, wsinfer_files
 from axialcli.backends.zoo import DEFAULT_MODEL, find_model
-from axialcli.config import Device, Dtype, check_choice
+from axialcli.config import Backend, Device, Dtype, check_choice
 from axialcli.errors import UsageError
-
-Backend = Literal["auto", "torch", "onnx", "tensorrt"]
+from axialcli.hints import ModelHints
 
 
 def load_model(
@@ -23,17 +23,26 @@ def load_model(
     backend: Backend = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
+    hints: ModelHints | None = None,
+    trust: bool = False,
 ) -> Model:
     """A model of the zoo by its name, or a model file by its path, ready to predict.
 
-    backend: auto, torch, onnx (what runs .onnx files) or tensorrt. device: auto takes cuda, then mps,
-    then cpu. dtype: auto is float32; .onnx files compute in the one that they were made for.
+    A path may also be the folder of a model of WSInfer. backend: auto, torch, onnx (what runs .onnx
+    files) or tensorrt. device: auto takes cuda, then mps, then cpu. dtype: auto is float32; .onnx files
+    compute in the one that they were made for. hints: what an .onnx file from elsewhere does not say
+    itself. trust: run the code that a TorchScript file carries.
     Raises ModelError where the file is missing, damaged, unsafe or not understood, UsageError for
-    a device that is not there.
+    a device that is not there, and for hints that contradict the model.
     """
     check_choice("device", device, Device)
     check_choice("dtype", dtype, Dtype)
-    check_choice("backend", backend, Backend)
+    check_choice("--backend", backend, Backend)
+    hints = hints or ModelHints()
+    number = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    if wsinfer_files(Path(name_or_path)):
+        hints.refuse(str(name_or_path))
+        return load_wsinfer(Path(name_or_path), device=_device(device, dtype), dtype=number, trust=trust)
     path = find_model(name_or_path)
     if (path.suffix == ".onnx") != (backend in ("onnx", "tensorrt")) and backend != "auto":
         raise UsageError(f"backend is '{backend}', which does not run {path.name}: leave it at auto")
@@ -41,29 +50,39 @@ def load_model(
         # Slow to import, and most models are of another kind.
         from axialcli.backends.onnx_load import load_onnx
 
-        return load_onnx(path, device=device, dtype=dtype, tensorrt=backend == "tensorrt")
+        return load_onnx(path, device=device, dtype=dtype, tensorrt=backend == "tensorrt", hints=hints)
+    hints.refuse(str(name_or_path))
+    if is_torchscript(path):
+        data = read_torchscript(path, trust=trust)
+        return TorchScriptModel(
+            data,
+            spec=read_spec(path),
+            device=_device(device, dtype),
+            dtype=number,
+            sha256=file_hash(path),
+            where=str(path),
+        )
     spec, weights = read_model(path)
-    chosen = _device(device)
-    if chosen.type == "cuda" and dtype in ("auto", "float32"):
-        # Convolutions of float32 are otherwise rounded to ten bits there, and engines would disagree.
-        torch.backends.cudnn.allow_tf32 = False
     return TorchModel(
         spec=spec,
         weights=weights,
-        device=chosen,
-        dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype),
+        device=_device(device, dtype),
+        dtype=number,
         sha256=file_hash(path),
         where=str(path),
     )
 
 
-def _device(name: Device) -> torch.device:
+def _device(name: Device, dtype: Dtype) -> torch.device:
+    """The device of that name, ready for numbers of that kind."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, there in present.items() if there))
-    if not present[name]:
-        raise UsageError(f"there is no {name} device here")
-    return torch.device(name)
+    kind = next(kind for kind, there in present.items() if there) if name == "auto" else name
+    if not present[kind]:
+        raise UsageError(f"there is no {kind} device here")
+    if kind == "cuda" and dtype in ("auto", "float32"):
+        # Convolutions of float32 are otherwise rounded to ten bits there, and engines would disagree.
+        torch.backends.cudnn.allow_tf32 = False
+    return torch.device(kind)
 
 
 __all__ = ["DEFAULT_MODEL", "Model", "load_model"]

@@ -28,6 +28,14 @@ def is_readable(path: Path) -> bool:
         raise ModelError(f"{str(path)!r}: cannot be the path of a file ({error})") from error
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder. What cannot be looked at is none: `is_readable` says why."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def unreadable(path: Path, error: OSError) -> ModelError:
     """The error for a file that is there and cannot be read."""
     return ModelError(f"{path}: cannot be read ({error.strerror or error})")

@@ -55,10 +55,9 @@ def read_spec(path: Path) -> ModelSpec:
     _check_readable(path)
     if path.suffix == ".onnx":
         # Slow to import, and most models are of another kind.
-        from axialcli.backends.onnx_file import read_onnx
-        from axialcli.backends.onnx_load import describe
+        from axialcli.backends.onnx_load import describe_onnx
 
-        return describe(read_onnx(path))
+        return describe_onnx(path)
     if path.suffix != ".safetensors":
         return _read_sidecar(path)
     try:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from axialcli.backends.foreign import describe_foreign
 from axialcli.backends.model_file import spec_of
 from axialcli.backends.onnx_answer import AnswerForm, read_form
 from axialcli.backends.onnx_check import PIXELS, image_input
@@ -17,43 +15,70 @@ from axialcli.backends.onnx_file import OnnxFile, read_onnx
 from axialcli.backends.onnx_guard import Guard, GuardLimits
 from axialcli.backends.onnx_model import OnnxModel
 from axialcli.backends.onnx_session import choose_device
-from axialcli.backends.spec import ModelSpec
+from axialcli.backends.probe import noise
+from axialcli.backends.spec import METADATA_KEY, ModelSpec
 from axialcli.config import Device, Dtype
 from axialcli.errors import ModelError, UsageError
+from axialcli.hints import ModelHints
 
 PROBE = 64
 """Least side of the picture that a new network is tried on, in pixels."""
 
 
 def load_onnx(
-    path: Path, *, device: Device = "auto", dtype: Dtype = "auto", tensorrt: bool = False
+    path: Path,
+    *,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    tensorrt: bool = False,
+    hints: ModelHints | None = None,
 ) -> OnnxModel:
-    """An ONNX file, ready to predict. tensorrt: use that provider before CUDA.
+    """An ONNX file, ready to predict. tensorrt: use that provider before CUDA. hints: see `describe_onnx`.
 
     Raises ModelError where the file is damaged, unsafe, or not what its description says; UsageError
     for a device that is not there and a dtype that the file does not compute in.
     """
     chosen = choose_device(device, tensorrt=tensorrt)
     file = read_onnx(path)
-    element = PIXELS[image_input(file.model, str(path)).type.tensor_type.elem_type]
-    computed = "float32" if element == "uint8" else element
+    computed = "float32" if _element(file) == "uint8" else _element(file)
     if dtype not in ("auto", computed):
         raise UsageError(
             f"--dtype is {dtype}: {path} computes in {computed}; leave the option out, or export another file"
         )
-    spec = describe(file)
     model = file.to_bytes()
-    with Guard(model, str(path), GuardLimits(threads=torch.get_num_threads())) as guard:
-        form = _try(guard, file, spec, element)
+    with _guard(model, path) as guard:
+        spec = _describe(file, guard, hints or ModelHints())
+        form = _try(guard, file, spec)
     return OnnxModel(model=model, form=form, device=chosen, tensorrt=tensorrt, sha256=file.sha256)
 
 
-def describe(file: OnnxFile) -> ModelSpec:
-    """The description that the file carries, or that lies beside it in `<file>.json`. Raises ModelError."""
-    return spec_of(file.path, file.metadata())
+def describe_onnx(path: Path, hints: ModelHints | None = None) -> ModelSpec:
+    """The description that an ONNX file carries, or else what lies beside it in `<file>.json`, what the
+    hints say, and what its graph shows when it is tried. Raises ModelError and UsageError."""
+    file = read_onnx(path)
+    with _guard(file.to_bytes(), path) as guard:
+        return _describe(file, guard, hints or ModelHints())
 
 
-def _try(guard: Guard, file: OnnxFile, spec: ModelSpec, element: str) -> AnswerForm:
+def _guard(model: bytes, path: Path) -> Guard:
+    return Guard(model, str(path), GuardLimits(threads=torch.get_num_threads()))
+
+
+def _element(file: OnnxFile) -> str:
+    """The type of the pixels that a file takes, as numpy names it."""
+    return PIXELS[image_input(file.model, str(file.path)).type.tensor_type.elem_type]
+
+
+def _describe(file: OnnxFile, guard: Guard, hints: ModelHints) -> ModelSpec:
+    metadata = file.metadata()
+    if METADATA_KEY in metadata:
+        hints.refuse(str(file.path))
+        return spec_of(file.path, metadata)
+    element = _element(file)
+    return describe_foreign(file.path, file.model, lambda shape: guard.run(noise(shape, element)), hints)
+
+
+def _try(guard: Guard, file: OnnxFile, spec: ModelSpec) -> AnswerForm:
     """Runs the model once, on a picture of noise, and compares what comes out with the description."""
     where = str(file.path)
     first = image_input(file.model, where).type.tensor_type.shape.dim[:1]
@@ -61,7 +86,7 @@ def _try(guard: Guard, file: OnnxFile, spec: ModelSpec, element: str) -> AnswerF
     step = math.lcm(spec.input.multiple, spec.output.stride)
     side = -(-PROBE // step) * step
     height, width = spec.input.size or (side, side)
-    image = _noise(spec, height, width, element)
+    image = _noise(spec, height, width, _element(file))
     output = guard.run(np.repeat(image, batch or 1, axis=0))
     if isinstance(output, str):
         raise ModelError(

@@ -56,7 +56,10 @@ class OnnxModel(Model):
         self._input, self._output = image.name, self._session.get_outputs()[0].name
         self._element, self._numpy = ELEMENTS[image.type]
         first = image.shape[0] if image.shape else None
-        self._batch: int | None = first if isinstance(first, int) and first > 0 else None
+        # Some graphs name their batch as if it were free, and take one size of it all the same.
+        self._batch: int | None = (
+            first if isinstance(first, int) and first > 0 else form.spec.config.get("batch")
+        )
         floats = self._element if self._element.is_floating_point else torch.float32
         super().__init__(spec=form.spec, device=device, dtype=floats, sha256=sha256)
         if self.spec.input.layout == "NCHW":

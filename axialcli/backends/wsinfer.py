@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from axialcli.backends.files import is_readable, unreadable
+from axialcli.backends.files import is_folder, is_readable, unreadable
 from axialcli.backends.foreign_output import class_entries
 from axialcli.backends.foreign_words import Words, whole_description
 from axialcli.backends.spec import FORMAT, MAX_SIZE, ModelSpec
@@ -46,8 +46,8 @@ def wsinfer_files(path: Path) -> tuple[Path, Path] | None:
 
     path: the folder, or one of its two files.
     """
-    folder = path if path.is_dir() else path.parent
-    if not path.is_dir() and path.name not in (CONFIG, NETWORK):
+    folder = path if is_folder(path) else path.parent
+    if folder != path and path.name not in (CONFIG, NETWORK):
         return None
     if not is_readable(folder / CONFIG):
         return None

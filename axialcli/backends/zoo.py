@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from axialcli.backends.files import is_readable
+from axialcli.backends.wsinfer import wsinfer_files
 from axialcli.errors import ModelError
 
 DEFAULT_MODEL = "nuclei"
@@ -28,6 +29,8 @@ def model_files(name_or_path: str | Path) -> list[Path]:
 
     Raises ModelError where there is no model, or where its external data would lie elsewhere.
     """
+    if files_of_folder := wsinfer_files(Path(name_or_path)):
+        return list(files_of_folder)
     path = find_model(name_or_path)
     files = [path, path.with_name(path.name + ".json")]
     if path.suffix == ".onnx":

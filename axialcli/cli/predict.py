@@ -11,8 +11,22 @@ from typing import Annotated, Any
 import typer
 
 from axialcli.cli.console import printable, say
+from axialcli.cli.model_options import (
+    ActivationOption,
+    ClassesOption,
+    InputChannelsOption,
+    InputRangeOption,
+    InputSizeOption,
+    LayoutInOption,
+    ModelMppOption,
+    OutputStrideOption,
+    TaskOption,
+    ThresholdOption,
+    TrustModelOption,
+    model_hints,
+)
 from axialcli.cli.progress import progress_bar
-from axialcli.config import PredictSettings, parse_bytes
+from axialcli.config import Backend, PredictSettings, check_choice, parse_bytes
 from axialcli.errors import UsageError
 from axialcli.image import open_slide
 from axialcli.output import check_outputs, check_scratch
@@ -70,6 +84,9 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto, torch, onnx, or tensorrt (.onnx files on a GPU that has it).")
+    ] = "auto",
     layout: Annotated[
         str, typer.Option(help="auto, ome, ome-strict, or generic (for GIS). auto: by the slide.")
     ] = "auto",
@@ -84,6 +101,17 @@ def predict(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing outputs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run report.")] = False,
+    input_range: InputRangeOption = None,
+    input_size: InputSizeOption = None,
+    input_channels: InputChannelsOption = None,
+    layout_in: LayoutInOption = None,
+    classes: ClassesOption = None,
+    activation: ActivationOption = None,
+    task: TaskOption = None,
+    model_mpp: ModelMppOption = None,
+    output_stride: OutputStrideOption = None,
+    threshold: ThresholdOption = None,
+    trust_model: TrustModelOption = False,
 ) -> None:
     """Predict a slide and write its mask as a pyramidal TIFF.
 
@@ -108,6 +136,19 @@ def predict(
         "probs_dtype": probs_dtype,
     }
     selection: dict[str, Any] = {"channels": _parse_channels(channels), "z": z, "mpp_override": mpp_override}
+    check_choice("--backend", backend, Backend)
+    hints = model_hints(
+        input_range=input_range,
+        input_size=input_size,
+        input_channels=input_channels,
+        layout_in=layout_in,
+        classes=classes,
+        activation=activation,
+        task=task,
+        model_mpp=model_mpp,
+        output_stride=output_stride,
+        threshold=threshold,
+    )
     # All that can be refused is refused before torch is loaded; the pipeline checks again.
     PredictSettings(**settings, **selection)
     check_scratch(scratch)
@@ -127,6 +168,9 @@ def predict(
                 model=model,
                 device=device,  # type: ignore[arg-type] # checked by load_model
                 dtype=dtype,  # type: ignore[arg-type]
+                backend=backend,  # type: ignore[arg-type]
+                hints=hints,
+                trust_model=trust_model,
                 probs=probs,
                 overlay=overlay,
                 force=force,
