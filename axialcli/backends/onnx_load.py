@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from axialcli.backends.foreign import describe_foreign
 from axialcli.backends.model_file import spec_of
