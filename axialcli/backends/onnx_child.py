@@ -97,7 +97,7 @@ def _limit(memory_bytes: int, cpu_s: int) -> None:
 def _line(error: Exception) -> str:
     """What a library says, without its own prefixes, as one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text.rpartition(" : ")[2][:400]
+    return text.rpartition("Status Message: ")[2].rpartition(" : ")[2][:400]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 
 from axialcli.backends.model import Model
 from axialcli.backends.onnx_answer import AnswerForm
-from axialcli.backends.onnx_session import CPU, make_session, ort_errors
+from axialcli.backends.onnx_session import CPU, first_provider, make_session, ort_errors
 from axialcli.errors import ModelError
 
 ELEMENTS = {
@@ -49,8 +49,11 @@ class OnnxModel(Model):
         self.where, self._form = form.where, form
         self._session = make_session(model, device, tensorrt=tensorrt, where=self.where)
         self._provider: str = self._session.get_providers()[0]
-        if device.type != "cpu" and self._provider == CPU:
-            logger.warning("%s: the GPU is not used: ONNX Runtime cannot run it there", self.where)
+        wanted = first_provider(device, tensorrt=tensorrt)
+        if self._provider != wanted:
+            # It leaves out what it cannot load, and would say so on stderr alone.
+            logger.warning("%s: ONNX Runtime cannot load %s; %s runs it", self.where, wanted, self._provider)
+        if self._provider == CPU:
             device = torch.device("cpu")
         image = self._session.get_inputs()[0]
         self._input, self._output = image.name, self._session.get_outputs()[0].name

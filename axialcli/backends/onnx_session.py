@@ -56,7 +56,9 @@ def ort_errors(where: str, doing: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         if any(words in text.lower() for words in NO_MEMORY):
             raise LimitError("out of memory: use a smaller --batch, --tile or --max-ram") from error
-        raise ModelError(f"{where}: {doing} ({text.rpartition(' : ')[2]:.100})") from error
+        # What stands before is the node's place in the source of ONNX Runtime.
+        reason = text.rpartition("Status Message: ")[2].rpartition(" : ")[2]
+        raise ModelError(f"{where}: {doing} ({reason:.100})") from error
 
 
 def choose_device(name: Device, *, tensorrt: bool) -> torch.device:
@@ -83,6 +85,13 @@ def choose_device(name: Device, *, tensorrt: bool) -> torch.device:
         logger.warning("the GPU is not used: this onnxruntime has no CUDA; install onnxruntime-gpu")
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def first_provider(device: torch.device, *, tensorrt: bool) -> str:
+    """The name of the provider that is meant to run a model on a device."""
+    if device.type == "cpu":
+        return CPU
+    return TENSORRT if tensorrt else CUDA
 
 
 def make_session(model: bytes, device: torch.device, *, tensorrt: bool, where: str) -> ort.InferenceSession:

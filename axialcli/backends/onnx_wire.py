@@ -49,7 +49,9 @@ def scan(data: bytes, where: str) -> list[str]:
             fields += 1
             if fields > MAX_FIELDS:
                 raise ModelError(f"{where}: more than {MAX_FIELDS} entries, more than any network has")
-            key, at = _varint(data, at, end, where)
+            key, at = data[at], at + 1
+            if key > 127:
+                key, at = _varint(data, at - 1, end, where)
             kind = key & 7
             if kind == VARINT:
                 _, at = _varint(data, at, end, where)

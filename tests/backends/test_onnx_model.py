@@ -17,7 +17,7 @@ from axialcli.backends import load_model
 from axialcli.backends.model import Model
 from axialcli.backends.onnx_load import load_onnx
 from axialcli.backends.onnx_model import OnnxModel
-from axialcli.errors import ModelError, UsageError
+from axialcli.errors import UsageError
 from tests.fixtures.graphs import (
     convolution,
     make_model,
@@ -27,7 +27,6 @@ from tests.fixtures.graphs import (
     random_kernel,
     save,
     softmax,
-    weights,
 )
 from tests.networks import small_model_file
 
@@ -214,55 +213,6 @@ def test_several_outputs_the_first_counts(tmp_path: Path) -> None:
         loaded(tmp_path, model).predict(PIXELS_BCHW, logits=True),
         naive_convolution(normalised(PIXELS_BCHW), KERNEL),
     )
-
-
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"classes": 4}, r"answers \[1, 3, 64, 64\] to 64 x 64 pixels, .* needs \[1, 4, 64, 64\]"),
-        ({"stride": 2}, r"answers \[1, 3, 64, 64\] .*needs \[1, 3, 32, 32\]"),
-        ({"task": "classification"}, r".*needs \[1, 3\]"),
-        ({"layout": "NHWC"}, r"does not take a picture of \[64, 64, 3\], which its description promises"),
-        ({"activation": "none"}, "its description says that it answers probabilities"),
-        ({"activation": "labels"}, r".*needs \[1, 1, 64, 64\]"),
-    ],
-)
-def test_a_description_that_does_not_fit_is_refused(
-    tmp_path: Path, fields: dict[str, Any], says: str
-) -> None:
-    with pytest.raises(ModelError, match=rf"m\.onnx: {says}"):
-        loaded(tmp_path, one_convolution(spec=onnx_spec(**fields)))
-
-
-def test_numbers_that_are_no_probabilities_and_no_labels(tmp_path: Path) -> None:
-    clip = helper.make_node("Clip", ["x", "low", "high"], ["y"])
-    bounds = [weights("low", np.array(-0.5, np.float32)), weights("high", np.array(1.5, np.float32))]
-    far = make_model([clip], bounds, spec=onnx_spec(activation="none"))
-    with pytest.raises(ModelError, match=r"says that it answers probabilities .* from -0\.5 to 1\.5"):
-        loaded(tmp_path, far)
-
-    crooked = one_convolution(kernel=random_kernel(1), spec=onnx_spec(activation="labels", classes=2))
-    with pytest.raises(ModelError, match="says that it answers labels, but they are no whole numbers"):
-        loaded(tmp_path, crooked)
-
-
-def test_labels_beyond_the_classes_are_refused_when_they_come(tmp_path: Path) -> None:
-    maximum = helper.make_node("ReduceMax", ["x"], ["y"], axes=[1], keepdims=1)
-    spec = onnx_spec(activation="labels")
-    model = loaded(tmp_path, make_model([maximum], spec=spec, element=TensorProto.UINT8, answer=2))
-
-    with pytest.raises(ModelError, match=r"answers the labels 9 to 9, its description has 3 classes from 0"):
-        model.predict(np.full((1, 3, 4, 4), 9, np.uint8))
-
-
-def test_a_size_that_the_network_does_not_take_is_one_line(tmp_path: Path) -> None:
-    model = loaded(tmp_path, one_convolution(spec=onnx_spec(size=(19, 24)), shape=("b", 3, 19, 24)))
-
-    model.predict(PIXELS_BCHW)
-    with pytest.raises(
-        ModelError, match=r"\A\S*m\.onnx: does not take pictures of \[3, 3, 19, 23\] [^\n]*\Z"
-    ):
-        model.predict(PIXELS_BCHW[..., :23])
 
 
 def test_backends_run_the_files_that_are_theirs(tmp_path: Path) -> None:
