@@ -26,7 +26,7 @@ from axialcli.engine.tile_plan import TilePlan, cut, strip_edges
 from axialcli.engine.tile_runner import TileRunner
 from axialcli.engine.tiling import Tiling
 from axialcli.errors import LimitError
-from axialcli.geometry import Block, Box
+from axialcli.geometry import Block, Box, Size
 from axialcli.image import SlideView
 
 SPARE_BYTES = 48 << 20
@@ -83,8 +83,8 @@ class TileEngine:
         self.batch = (
             int(repeat["batch"]) if repeat else min(batch or DEFAULT_BATCH[model.device.type], len(columns))
         )
-        shape = (rows[0].length, columns[0].length)
-        edges = list(repeat["strips"]) if repeat else self._strips(*shape, max_ram_bytes)
+        self._seen = Size(rows[0].length, columns[0].length)
+        edges = list(repeat["strips"]) if repeat else self._strips(max_ram_bytes)
         self.plan = TilePlan(rows=rows, strips=cut(columns, edges, self.size.width))
 
     def boxes(self) -> list[Box]:
@@ -160,12 +160,11 @@ class TileEngine:
                     finished = list(band.finish(row.stop if last else rows[index + 1].start))
                 yield from finished
 
-    def _strips(self, height: int, width: int, max_ram_bytes: int) -> list[int]:
-        """Left edges of strips of whole mask tiles, as few as the budget allows. Raises LimitError.
-
-        height, width: of what the network sees of a tile.
-        """
-        tile_bytes = 4 * height * width * (self.view.channels + len(self.model.spec.classes))
+    def _strips(self, max_ram_bytes: int) -> list[int]:
+        """Left edges of strips of whole mask tiles, as few as the budget allows. Raises LimitError."""
+        tile_bytes = (
+            4 * self._seen.height * self._seen.width * (self.view.channels + len(self.model.spec.classes))
+        )
         # Before a batch is tried, at least its input and its probabilities have to fit.
         if self.batch * tile_bytes > max_ram_bytes:
             raise LimitError(
@@ -177,7 +176,7 @@ class TileEngine:
         return strip_edges(
             self.size.width,
             tile=-(-self.tiling.tile.width // self.tiling.stride.width),
-            used_bytes=self._resident_bytes_with_one_batch(height, width) + self.spare_bytes + blank,
+            used_bytes=self._resident_bytes_with_one_batch() + self.spare_bytes + blank,
             bytes_per_px=self._bytes_per_px_of_width(),
             max_ram_bytes=max_ram_bytes,
         )
@@ -194,9 +193,9 @@ class TileEngine:
         blocks = 3 * MASK_TILE * (1 + 4 * classes * self.probs)
         return slabs + segments + accumulator + blocks
 
-    def _resident_bytes_with_one_batch(self, height: int, width: int) -> int:
+    def _resident_bytes_with_one_batch(self) -> int:
         """Peak resident memory after a first batch: libraries, weights and the network's buffers."""
         with memory_is_a_limit():
-            batch = torch.zeros((self.batch, height, width, self.view.channels), dtype=torch.uint8)
+            batch = torch.zeros((self.batch, *self._seen, self.view.channels), dtype=torch.uint8)
             self._runner.predict(batch)
         return peak_resident_bytes()

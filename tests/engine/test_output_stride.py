@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axialcli.config import Blend
-from axialcli.engine import tiling_of
+from axialcli.engine import Background, tiling_of
 from axialcli.engine.memory import peak_resident_bytes
 from axialcli.errors import ModelError
 from axialcli.geometry import Size
@@ -150,16 +152,18 @@ def test_going_on_after_some_blocks_and_in_strips_gives_the_same_bits(
             assert np.array_equal(once.probs_KHW, again.probs_KHW)  # type: ignore[arg-type]
 
 
-def test_a_small_budget_makes_strips_of_the_mask() -> None:
-    model = ForeignModel(patches(2), stride=2)
+@pytest.mark.parametrize("stride", [2, 8])
+def test_a_small_budget_makes_strips_of_the_mask(stride: int) -> None:
+    """With a stride of 8 the pixels of the slide alone are over the budget, the mask's would fit in it."""
+    model = ForeignModel(patches(stride), stride=stride)
     image_HWC = np.zeros((8, 100_000, 3), np.uint8)
     budget = peak_resident_bytes() + (300 << 20)
 
     engine = tile_engine(image_HWC, model, tile=512, overlap=64, batch=1, max_ram_bytes=budget)
 
     assert len(engine.plan.strips) > 1
-    assert engine.plan.strips[-1][1] == engine.size.width == 50_000
-    assert sum(block.box.area_px for block in engine.blocks()) == 4 * 50_000
+    assert engine.plan.strips[-1][1] == engine.size.width == 100_000 // stride
+    assert sum(block.box.area_px for block in engine.blocks()) == 8 * 100_000 // stride**2
 
 
 @pytest.mark.parametrize(
@@ -175,3 +179,32 @@ def test_a_small_budget_makes_strips_of_the_mask() -> None:
 def test_an_answer_that_its_description_does_not_say_is_refused(model: ForeignModel) -> None:
     with pytest.raises(ModelError, match=r"model 'foreign' answers .* and not .*correct its task"):
         tile_engine(noise(64, 64), model, tile=64, overlap=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "tile", "strips", "skipped"),
+    [
+        # 19 + 4 tiles across, of which those from 840 on are blank, the one on both strips counted twice.
+        (ForeignModel(patches(2), stride=2), 64, [0, 512], 8 / 23),
+        # 151 tiles across, of which those from 804 on are blank.
+        (ForeignModel(classifier(3), task="classification"), 16, [0], 50 / 151),
+    ],
+    ids=["coarse", "classifier"],
+)
+def test_blank_pixels_are_counted_and_blank_tiles_skipped(
+    model: ForeignModel, tile: int, strips: list[int], skipped: float
+) -> None:
+    """The right third is blank; a blank tile's answer is that of a tile of this colour."""
+    image_HWC = noise(90, 1203)
+    image_HWC[:, 802:] = 240
+    background = Background((240.0, 240.0, 240.0), 0.0)
+    shared: dict[str, Any] = {"tile": tile, "overlap": 4, "probs": True}
+    plan = {"batch": 3, "strips": strips}
+
+    plain = collected(tile_engine(image_HWC, model, **shared))
+    skipping = tile_engine(image_HWC, model, background=background, repeat=plan, **shared)
+
+    assert np.abs(collected(skipping) - plain).max() < 1e-5
+    did = skipping.describe()
+    assert did["blank_share"] == pytest.approx(401 / 1203, abs=1e-4)
+    assert did["skipped_share"] == pytest.approx(skipped, abs=1e-4)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from axialcli.backends import Model
 from axialcli.config import Blend
 from axialcli.engine import TileEngine, Tiling, tiling_of
-from axialcli.geometry import Box, Size
+from axialcli.geometry import Box, Size, whole
 
 
 class ArrayView:
@@ -24,6 +24,8 @@ class ArrayView:
         self.read_boxes: list[Box] = []
 
     def read(self, box: Box) -> NDArray[np.generic]:
+        if box.empty or not whole(self.size).contains(box):
+            raise ValueError(f"{box} is not inside the view, {self.size}")
         self.read_boxes.append(box)
         return self.image_HWC[box.y0 : box.y1, box.x0 : box.x1].copy()
 
