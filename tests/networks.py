@@ -11,7 +11,7 @@ from axialcli.backends.model_file import write_model
 from axialcli.backends.spec import InputSpec, ModelSpec, OutputSpec
 from axialcli.backends.torch_model import TorchModel
 from axialcli.config import ClassInfo
-from axialcli.engine.stream import trace
+from axialcli.engine.stream import NotStreamable, trace
 from axialcli.geometry import Size
 from axialcli.nn import build_network
 
@@ -21,7 +21,11 @@ COLOURS = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
 def small_spec(architecture: str, *, channels: int = 3, **config: Any) -> ModelSpec:
     """The description of a small segmentation model of that architecture."""
     network = build_network(architecture, in_channels=channels, **config)
-    graph = trace(network.eval(), channels, Size(64, 64))
+    try:
+        graph = trace(network.eval(), channels, Size(64, 64))
+        stride, field = graph.period, graph.receptive_field_px()
+    except NotStreamable:
+        stride, field = int(network.network_stride), None  # type: ignore[arg-type] # ours say it
     return ModelSpec(
         name="small",
         task="segmentation",
@@ -36,8 +40,8 @@ def small_spec(architecture: str, *, channels: int = 3, **config: Any) -> ModelS
         classes=tuple(
             ClassInfo(name=f"class {i}", colour=COLOURS[i]) for i in range(config.get("classes", 2))
         ),
-        network_stride=graph.period,
-        receptive_field_px=graph.receptive_field_px(),
+        network_stride=stride,
+        receptive_field_px=field,
     )
 
 

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -93,7 +94,8 @@ class _Graph(nn.Module):
 
     def __init__(self, model: TorchModel, *, pixels: bool) -> None:
         super().__init__()
-        self.network, self.pixels = model.network, pixels
+        # A copy: numbers of another kind are made of it in place.
+        self.network, self.pixels = copy.deepcopy(model.network), pixels
         mean, std = (torch.tensor(v)[:, None, None] for v in (model.spec.input.mean, model.spec.input.std))
         self.register_buffer("scale_C11", 1 / (std * FULL_SCALE[torch.float32]))
         self.register_buffer("shift_C11", -mean / std)
