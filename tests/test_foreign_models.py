@@ -248,7 +248,8 @@ def test_what_no_graph_shows_is_one_question(tmp_path: Path) -> None:
 
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr == (
-        "axial: error: model.onnx: its graph does not show all, say it with --input-range 0-1|0-255|imagenet\n"
+        "axial: error: model.onnx: its graph does not show all, "
+        "say it with --input-range 0-1|0-255|imagenet\n"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "slide.tif"]
 

@@ -89,7 +89,7 @@ def _try(guard: Guard, file: OnnxFile, spec: ModelSpec) -> AnswerForm:
     step = math.lcm(spec.input.multiple, spec.output.stride)
     side = -(-PROBE // step) * step
     height, width = spec.input.size or (side, side)
-    image = _noise(spec, height, width, _element(file))
+    image = _seen_noise(spec, height, width, _element(file))
     output = guard.run(np.repeat(image, batch or 1, axis=0))
     if isinstance(output, str):
         raise ModelError(
@@ -101,13 +101,12 @@ def _try(guard: Guard, file: OnnxFile, spec: ModelSpec) -> AnswerForm:
     return read_form(output[:1], spec, (height, width), where)
 
 
-def _noise(spec: ModelSpec, height: int, width: int, element: str) -> NDArray[Any]:
+def _seen_noise(spec: ModelSpec, height: int, width: int, element: str) -> NDArray[Any]:
     """The same picture each time, as the network sees it: [1, C, H, W] or [1, H, W, C].
 
     A blank one would not do: without biases every network answers 0 to it, which is finite and a probability.
     """
-    noise = np.random.default_rng(0)
-    pixels_BHWC = noise.integers(0, 256, (1, height, width, len(spec.input.channels)), dtype=np.uint8)
+    pixels_BHWC = noise((1, height, width, len(spec.input.channels)), "uint8")
     seen_BHWC = pixels_BHWC
     if element != "uint8":
         seen_BHWC = ((pixels_BHWC / 255 - spec.input.mean) / spec.input.std).astype(element)
