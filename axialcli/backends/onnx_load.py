@@ -27,6 +27,11 @@ from axialcli.hints import ModelHints
 PROBE = 64
 """Least side of the picture that a new network is tried on, in pixels."""
 
+MAX_TRIED = 1 << 26
+"""Numbers of such a picture at most, 4096 x 4096 of four channels: descriptions can ask for anything."""
+
+MAX_BATCH = 4096
+
 
 def load_onnx(
     path: Path,
@@ -78,7 +83,13 @@ def _describe(file: OnnxFile, guard: Guard, hints: ModelHints) -> ModelSpec:
         hints.refuse(str(file.path))
         return spec_of(file.path, metadata)
     element = _element(file)
-    return describe_foreign(file.path, file.model, lambda shape: guard.run(noise(shape, element)), hints)
+
+    def probe(shape: tuple[int, ...]) -> NDArray[Any] | str:
+        if math.prod(shape) > MAX_TRIED:
+            return f"not tried, {list(shape)} is too large"
+        return guard.run(noise(shape, element))
+
+    return describe_foreign(file.path, file.model, probe, hints)
 
 
 def _try(guard: Guard, file: OnnxFile, spec: ModelSpec) -> AnswerForm:
@@ -89,6 +100,16 @@ def _try(guard: Guard, file: OnnxFile, spec: ModelSpec) -> AnswerForm:
     step = math.lcm(spec.input.multiple, spec.output.stride)
     side = -(-PROBE // step) * step
     height, width = spec.input.size or (side, side)
+    if height * width * len(spec.input.channels) > MAX_TRIED:
+        raise ModelError(
+            f"{where}: its description asks for pictures of {height} x {width} pixels and "
+            f"{len(spec.input.channels)} channels at least, which is too large"
+        )
+    alone = spec.config.get("batch")
+    if alone is not None and not (isinstance(alone, int) and 1 <= alone <= MAX_BATCH):
+        raise ModelError(
+            f"{where}: its description has the batch {alone!r:.40}; it goes from 1 to {MAX_BATCH}"
+        )
     image = _seen_noise(spec, height, width, _element(file))
     output = guard.run(np.repeat(image, batch or 1, axis=0))
     if isinstance(output, str):
