@@ -165,7 +165,8 @@ def _found(spec: ModelSpec, signature: GraphSignature, output: Output, batch: in
         size = "{}x{} pixels only".format(*spec.input.size)
     elif spec.input.multiple > 1:
         size = f"sizes in multiples of {spec.input.multiple}"
-    facts = [f"takes {spec.input.layout}, {len(spec.input.channels)} channels of {element}, {size}"]
+    channels = len(spec.input.channels)
+    facts = [f"takes {spec.input.layout}, {channels} channel{'s' * (channels > 1)} of {element}, {size}"]
     if batch is not None:
         facts.append(f"{batch} at a time")
     facts.append(f"{spec.task} into {len(spec.classes)} classes ({output.note or spec.output.activation})")

@@ -62,11 +62,12 @@ def load_wsinfer(path: Path, *, device: torch.device, dtype: torch.dtype, trust:
     where the network is missing or does not fit it, and without trust.
     """
     config, network = _files(path)
-    spec = read_wsinfer(_read_config(config), config)
+    text = _read_config(config)
+    spec = read_wsinfer(text, config)
     data = read_torchscript(network, trust=trust)
-    return TorchScriptModel(
-        data, spec=spec, device=device, dtype=dtype, sha256=wsinfer_hash(path), where=str(network)
-    )
+    # Of the very bytes that are run, even where the files change meanwhile.
+    sha256 = _hash(text, hashlib.sha256(data).digest())
+    return TorchScriptModel(data, spec=spec, device=device, dtype=dtype, sha256=sha256, where=str(network))
 
 
 def wsinfer_spec(path: Path) -> ModelSpec:
@@ -86,7 +87,11 @@ def wsinfer_hash(path: Path) -> str:
             of_network = hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise unreadable(network, error) from error
-    return hashlib.sha256(hashlib.sha256(_read_config(config)).digest() + of_network).hexdigest()
+    return _hash(_read_config(config), of_network)
+
+
+def _hash(text: bytes, of_network: bytes) -> str:
+    return hashlib.sha256(hashlib.sha256(text).digest() + of_network).hexdigest()
 
 
 def read_wsinfer(text: bytes, config: Path) -> ModelSpec:
