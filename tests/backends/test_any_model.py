@@ -169,6 +169,26 @@ def test_no_output_overwrites_a_part_of_the_model(
     assert Path(file).read_bytes() == before
 
 
+def test_a_run_of_onnx_goes_on_to_the_same_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (1300, 90, 3), np.uint8)
+    write_tiled(Path("tall.tif"), pixels, factors=())
+
+    def predict(name: str) -> dict[str, Any]:
+        return axialcli.predict(
+            "tall.tif", name, model="plain.onnx", device="cpu", hints=ModelHints(range="0-1"), tile=128
+        )
+
+    predict("want.tif")
+    with monkeypatch.context() as patch:
+        interrupt_at_the_second_block(patch)
+        with pytest.raises(KeyboardInterrupt):
+            predict("mask.tif")
+    report = predict("mask.tif")
+
+    assert report["resumed_blocks"] == 1
+    assert Path("mask.tif").read_bytes() == Path("want.tif").read_bytes()
+
+
 def test_work_under_other_hints_is_not_continued(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
