@@ -225,11 +225,7 @@ class _Run:
             "axial": __version__,
             "input": {**describe_input(self.slide), "fingerprint": self.fingerprint["input"]},
             "model": self.model.describe(),
-            "output": {
-                "path": str(self.outputs.mask),
-                **describe_view(self.view),
-                **self.grid.describe(),
-            },
+            "output": {"path": str(self.outputs.mask), **describe_view(self.view), **self.grid.describe()},
             "engine": self.chosen.name,
             "engine_reason": self.chosen.reason,
             "settings": {**asdict(self.settings), "scratch": scratch, **tiles, **did},

@@ -83,6 +83,27 @@ def test_the_hash_that_is_shown_is_the_one_of_the_report(folder: Path, axial: Ax
         assert f"sha256      {load_model(model, trust=True).sha256}\n" in said
 
 
+class HalfRed(torch.nn.Module):
+    """The probability of class 1 alone, at half resolution."""
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(images_BCHW[:, :1], 2)
+
+
+def test_a_script_may_answer_the_probability_of_class_1_alone(folder: Path) -> None:
+    Path("half.pt").write_bytes(scripted(HalfRed()))
+    said = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "activation": "none", "stride": 2, "multiple": 3}
+    Path("half.pt.json").write_text(onnx_spec(classes=2, **said).to_json())
+    pixels_BCHW = np.random.default_rng(0).integers(0, 256, (1, 3, 6, 12), np.uint8)
+
+    probs_BKHW = load_model("half.pt", device="cpu", trust=True).predict(pixels_BCHW)
+
+    red_HW = pixels_BCHW[0, 0].reshape(3, 2, 6, 2).mean((1, 3)) / 255
+    assert probs_BKHW.shape == (1, 2, 3, 6)
+    assert np.abs(probs_BKHW[0, 1] - red_HW).max() < 1e-6
+    assert np.abs(probs_BKHW.sum(1) - 1).max() < 1e-6
+
+
 @pytest.mark.parametrize("model", ["wsi", "script.pt", DEFAULT_MODEL])
 @pytest.mark.parametrize(
     "command", [("models", "show"), ("predict", "slide.tif", "--out", "m.tif", "--model")]
