@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from axialcli.backends import Model, load_model
+    from axialcli.hints import ModelHints
     from axialcli.image import Slide, open_slide
     from axialcli.pipeline import predict
 
 __version__ = "0.1.0"
 
-__all__ = ["Model", "Slide", "__version__", "load_model", "open_slide", "predict"]
+__all__ = ["Model", "ModelHints", "Slide", "__version__", "load_model", "open_slide", "predict"]
 
 _HOME = {
     "Model": "axialcli.backends",
+    "ModelHints": "axialcli.hints",
     "load_model": "axialcli.backends",
     "Slide": "axialcli.image",
     "open_slide": "axialcli.image",

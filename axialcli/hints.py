@@ -119,9 +119,11 @@ class ModelHints:
         return list(dict.fromkeys(given))
 
     def refuse(self, where: str) -> None:
-        """For a model that describes itself. Raises UsageError where hints were given all the same."""
+        """For a model that takes no hints. Raises UsageError where some were given all the same."""
         if self.flags:
-            raise UsageError(f"{where}: describes itself, leave out {', '.join(self.flags)}")
+            raise UsageError(
+                f"{where}: leave out {', '.join(self.flags)}, only for .onnx files without a description"
+            )
 
     def description(self) -> dict[str, Any]:
         """The same as a part of a model file's JSON: its keys and nesting, only what is known.

@@ -44,6 +44,9 @@ from axialcli.output import (
     partial_folder,
 )
 
+UUID_KEYS = ("input", "slide", "view", "model", "description", "settings")
+"""What the mask's UUID is made of."""
+
 logger = logging.getLogger("axial")
 
 
@@ -75,9 +78,9 @@ def predict(
 
     slide: a path, or an open Slide, which then has its channels, plane and resolution already. out:
     the mask, a TIFF. model: a name, a model file, or a loaded Model; device, dtype, backend, hints and
-    trust_model say how it is loaded, see `load_model`. probs, overlay: more files to
-    write. force: overwrite. settings: the fields of PredictSettings. Returns the run report, which
-    also lies beside the mask as OUT.json. Raises an AxialError; OUT is then absent or as it was.
+    trust_model say how a file is loaded, see `load_model`. probs, overlay: more files to write. force:
+    overwrite. settings: the fields of PredictSettings. Returns the run report, which also lies beside
+    the mask as OUT.json. Raises an AxialError; OUT is then absent or as it was.
     """
     chosen = PredictSettings(**settings)
     check_scratch(chosen.scratch)
@@ -88,6 +91,11 @@ def predict(
             )
         elif (chosen.channels, chosen.z, chosen.mpp_override) != (None, None, None):
             raise UsageError("channels, z and mpp_override belong to open_slide; this slide is open already")
+        loading = (device, dtype, backend, hints, trust_model)
+        if isinstance(model, Model) and loading != ("auto", "auto", "auto", None, False):
+            raise UsageError(
+                "device, dtype, backend, hints and trust_model belong to load_model, done already"
+            )
         inputs = [*slide.files, *([] if isinstance(model, Model) else model_files(model))]
         outputs = check_outputs(out, inputs=inputs, probs=probs, overlay=overlay, force=force)
         if not isinstance(model, Model):
@@ -204,9 +212,7 @@ class _Run:
             layout=self.settings.layout,
             palette=self.settings.palette,
             software=f"axial {__version__}",
-            uuid_seed=repr(
-                [self.fingerprint[key] for key in ("input", "slide", "view", "model", "settings")]
-            ),
+            uuid_seed=repr([self.fingerprint[key] for key in UUID_KEYS]),
         )
 
     def _report(self, files: RunFiles, resumed: int) -> dict[str, Any]:
@@ -219,11 +225,7 @@ class _Run:
             "axial": __version__,
             "input": {**describe_input(self.slide), "fingerprint": self.fingerprint["input"]},
             "model": self.model.describe(),
-            "output": {
-                "path": str(self.outputs.mask),
-                **describe_view(self.view),
-                **self.grid.describe(),
-            },
+            "output": {"path": str(self.outputs.mask), **describe_view(self.view), **self.grid.describe()},
             "engine": self.chosen.name,
             "engine_reason": self.chosen.reason,
             "settings": {**asdict(self.settings), "scratch": scratch, **tiles, **did},

@@ -16,7 +16,7 @@ import axialcli
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "axialcli"
 
-PUBLIC = {"Model", "Slide", "load_model", "open_slide", "predict", "__version__"}
+PUBLIC = {"Model", "ModelHints", "Slide", "load_model", "open_slide", "predict", "__version__"}
 
 GROUND = {"errors", "config", "geometry", "notes", "hints"}
 BELOW_PIPELINE = {"image", "output", "nn", "engine", "backends"}
@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "cluster": {"pipeline"} | BELOW_PIPELINE | GROUND,
     "cli": {"bench", "evaluate", "cluster", "pipeline"} | BELOW_PIPELINE | GROUND,
     # The two doors: `import axialcli` and `python -m axialcli`.
-    "__init__": {"backends", "image", "pipeline"},
+    "__init__": {"backends", "hints", "image", "pipeline"},
     "__main__": {"cli"},
 }
 """Rooms of DESIGN.md's floors, and which others each may import besides itself."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
 from axialcli.backends.model import Model
-from axialcli.backends.model_file import file_hash, read_model, read_spec
+from axialcli.backends.model_file import carries_code, file_hash, read_model, read_spec
 from axialcli.backends.torch_model import TorchModel
 from axialcli.backends.torchscript_model import TorchScriptModel, is_torchscript, read_torchscript
 from axialcli.backends.wsinfer import load_wsinfer, wsinfer_files
@@ -15,6 +16,8 @@ from axialcli.backends.zoo import DEFAULT_MODEL, find_model
 from axialcli.config import Backend, Device, Dtype, check_choice
 from axialcli.errors import UsageError
 from axialcli.hints import ModelHints
+
+logger = logging.getLogger("axial")
 
 
 def load_model(
@@ -40,18 +43,20 @@ def load_model(
     check_choice("--backend", backend, Backend)
     hints = hints or ModelHints()
     number = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    if wsinfer_files(Path(name_or_path)):
-        hints.refuse(str(name_or_path))
-        return load_wsinfer(Path(name_or_path), device=_device(device, dtype), dtype=number, trust=trust)
     path = find_model(name_or_path)
-    if (path.suffix == ".onnx") != (backend in ("onnx", "tensorrt")) and backend != "auto":
-        raise UsageError(f"backend is '{backend}', which does not run {path.name}: leave it at auto")
-    if path.suffix == ".onnx":
+    is_onnx = path.suffix == ".onnx"
+    if backend != "auto" and is_onnx != (backend in ("onnx", "tensorrt")):
+        raise UsageError(f"--backend is '{backend}', which does not run {path}: leave it at auto")
+    if trust and not carries_code(path):
+        logger.warning("--trust-model: no effect, %s carries no code", path)
+    if is_onnx:
         # Slow to import, and most models are of another kind.
         from axialcli.backends.onnx_load import load_onnx
 
         return load_onnx(path, device=device, dtype=dtype, tensorrt=backend == "tensorrt", hints=hints)
-    hints.refuse(str(name_or_path))
+    hints.refuse(str(path))
+    if wsinfer_files(path):
+        return load_wsinfer(path, device=_device(device, dtype), dtype=number, trust=trust)
     if is_torchscript(path):
         data = read_torchscript(path, trust=trust)
         return TorchScriptModel(

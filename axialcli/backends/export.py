@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from axialcli.backends.model import FULL_SCALE
 from axialcli.backends.onnx_answer import AnswerForm
 from axialcli.backends.onnx_model import OnnxModel
+from axialcli.backends.onnx_session import choose_device
 from axialcli.backends.parity import PARITY_KEY, Parity, compare, trial_images
 from axialcli.backends.spec import METADATA_KEY, ModelSpec
 from axialcli.backends.torch_model import TorchModel
@@ -168,8 +169,8 @@ def _candidates(data: bytes, spec: ModelSpec) -> Iterator[OnnxModel]:
     """The exported model on every execution provider that is there."""
     channels = 1 if spec.output.activation == "sigmoid" else len(spec.classes)
     form = AnswerForm(spec=spec, channels=channels, axis=1, where="the export")
-    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
-        yield OnnxModel(model=data, form=form, device=torch.device(device), sha256="")
+    for device in dict.fromkeys((torch.device("cpu"), choose_device("auto", tensorrt=False))):
+        yield OnnxModel(model=data, form=form, device=device, sha256="")
 
 
 @contextmanager

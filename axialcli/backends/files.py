@@ -7,6 +7,9 @@ from pathlib import Path
 
 from axialcli.errors import ModelError
 
+MAX_SIDECAR_BYTES = 16 << 20
+"""Of the description beside a model file."""
+
 
 def is_readable(path: Path) -> bool:
     """Whether there is a file that opens for reading.

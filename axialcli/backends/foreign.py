@@ -9,8 +9,9 @@ from typing import Any
 
 from onnx import ModelProto
 
+from axialcli.backends.class_entries import class_entries
 from axialcli.backends.foreign_axes import Axes, check_signature, find_axes
-from axialcli.backends.foreign_output import Output, class_entries, find_output
+from axialcli.backends.foreign_output import Output, find_output
 from axialcli.backends.foreign_sizes import Sizes, find_sizes
 from axialcli.backends.foreign_words import Words, read_words, whole_description
 from axialcli.backends.probe import Probe
@@ -72,11 +73,7 @@ def _unsaid(signature: GraphSignature, words: Words) -> set[str]:
 
 def _question(path: Path, missing: Any) -> ModelError:
     options = " ".join(f"{FLAGS[name]} {choice}" for name, choice in ASKED.items() if name in missing)
-    # The options first: a long line loses its end.
-    return ModelError(
-        f"{path}: its graph does not show all, say it: "
-        f"axial predict {options} --model {path.name} --out MASK SLIDE"
-    )
+    return ModelError(f"{path}: its graph does not show all, say it with {options}")
 
 
 def _check_task(sizes: Sizes, words: Words) -> None:
@@ -168,7 +165,8 @@ def _found(spec: ModelSpec, signature: GraphSignature, output: Output, batch: in
         size = "{}x{} pixels only".format(*spec.input.size)
     elif spec.input.multiple > 1:
         size = f"sizes in multiples of {spec.input.multiple}"
-    facts = [f"takes {spec.input.layout}, {len(spec.input.channels)} channels of {element}, {size}"]
+    channels = len(spec.input.channels)
+    facts = [f"takes {spec.input.layout}, {channels} channel{'s' * (channels > 1)} of {element}, {size}"]
     if batch is not None:
         facts.append(f"{batch} at a time")
     facts.append(f"{spec.task} into {len(spec.classes)} classes ({output.note or spec.output.activation})")

@@ -5,10 +5,8 @@ Shapes: B batch, K numbers per output pixel, N output pixels.
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -106,20 +104,3 @@ def _check_count(words: Words, count: int | None) -> None:
     said = words.get("classes")
     if said is not None and (len(said) if isinstance(said, list) else said) != count:
         raise words.contradiction("classes", but=f"the graph answers {count} classes")
-
-
-def class_entries(words: Words, count: int) -> list[dict[str, Any]]:
-    """Each class with its name and colour, as in a model file; numbers and a wheel of colours by default."""
-    said = words.get("classes")
-    named = said if isinstance(said, list) else [{} for _ in range(count)]
-    return [
-        {"name": f"class {number}", "colour": _colour(number), **entry} for number, entry in enumerate(named)
-    ]
-
-
-def _colour(number: int) -> str:
-    """Black for class 0, then hues that the golden ratio keeps apart."""
-    if number == 0:
-        return "#000000"
-    rgb = colorsys.hsv_to_rgb((number - 1) * 0.618034 % 1, 0.85, 1.0)
-    return "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in rgb))

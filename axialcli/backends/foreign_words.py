@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from axialcli.backends.files import is_readable, unreadable
+from axialcli.backends.files import MAX_SIDECAR_BYTES, is_readable, unreadable
 from axialcli.backends.spec import FORMAT, MAX_SIZE, MAX_STRIDE, ModelSpec
 from axialcli.errors import AxialError, ModelError, UsageError
 from axialcli.hints import FLAGS, RANGES, Activation, InputLayout, ModelHints, Task
 
-MAX_SIDECAR_BYTES = 16 << 20
 MAX_CHANNELS = 64
 
 
@@ -143,7 +142,8 @@ def _as_option(key: str, value: Any) -> str:
     return str(value)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether JSON's value is a number that a float can hold."""
     # NaN, infinities and whole numbers beyond any float are none.
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 <= value <= 1e300
 
@@ -179,18 +179,18 @@ KINDS: dict[str, Any] = {
     "architecture": lambda v: isinstance(v, dict),
     "input": {
         "channels": lambda v: _is_list(_is_text, MAX_CHANNELS)(v) or _is_whole(MAX_CHANNELS)(v),
-        "mean": _is_list(_is_number, MAX_CHANNELS),
-        "std": _is_list(_is_number, MAX_CHANNELS),
+        "mean": _is_list(is_number, MAX_CHANNELS),
+        "std": _is_list(is_number, MAX_CHANNELS),
         "range": lambda v: isinstance(v, str) and v in RANGES,
-        "mpp": _is_number,
-        "mpp_range": _is_list(_is_number, 2),
+        "mpp": is_number,
+        "mpp_range": _is_list(is_number, 2),
         "layout": _is_one_of(InputLayout),
         "size": lambda v: _is_list(_is_whole(MAX_SIZE), 2)(v) and len(v) == 2,
         "multiple": _is_whole(MAX_STRIDE),
     },
     "output": {
         "activation": _is_one_of(Activation),
-        "threshold": _is_number,
+        "threshold": is_number,
         "stride": _is_whole(MAX_STRIDE),
     },
     "classes": lambda v: _is_list(_is_class, 256)(v) or _is_whole(256, 2)(v),

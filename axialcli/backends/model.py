@@ -5,8 +5,9 @@ Shapes: B batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -73,14 +74,16 @@ class Model(ABC):
         """What else decides the last bits of the numbers: the library's version, its threads."""
         return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
 
-    def describe(self) -> dict[str, str]:
-        """For the report: which model this is, and what runs it."""
+    def describe(self) -> dict[str, Any]:
+        """For the report: which model this is, what runs it, and how its pixels and numbers were taken."""
+        said = json.loads(self.spec.to_json())
         return {
             "name": self.spec.name,
             "sha256": self.sha256,
             "backend": self.backend,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
+            **{key: said[key] for key in ("task", "architecture", "input", "output", "network_stride")},
         }
 
     def activate(self, logits_BKHW: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from axialcli.backends.files import is_readable, unreadable
+from axialcli.backends.files import MAX_SIDECAR_BYTES, is_readable, unreadable
 from axialcli.backends.spec import METADATA_KEY, ModelSpec
+from axialcli.backends.torchscript_model import is_torchscript
+from axialcli.backends.wsinfer import wsinfer_files, wsinfer_hash, wsinfer_spec
 from axialcli.errors import ModelError
-
-MAX_SIDECAR_BYTES = 16 << 20
+from axialcli.hints import ModelHints
 
 UNREADABLE = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError)
 """What safetensors raises for damaged files, and for kinds of numbers that torch does not have."""
@@ -50,14 +51,22 @@ def read_model(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     )
 
 
-def read_spec(path: Path) -> ModelSpec:
-    """The description alone. Raises ModelError."""
+def read_spec(path: Path, hints: ModelHints | None = None) -> ModelSpec:
+    """The description alone, without trust in the file.
+
+    hints: what an .onnx file from elsewhere does not say itself. Raises ModelError, UsageError for hints
+    that contradict the model or that nothing needs.
+    """
     _check_readable(path)
+    hints = hints or ModelHints()
     if path.suffix == ".onnx":
         # Slow to import, and most models are of another kind.
         from axialcli.backends.onnx_load import describe_onnx
 
-        return describe_onnx(path)
+        return describe_onnx(path, hints)
+    hints.refuse(str(path))
+    if wsinfer_files(path):
+        return wsinfer_spec(path)
     if path.suffix != ".safetensors":
         return _read_sidecar(path)
     try:
@@ -68,8 +77,18 @@ def read_spec(path: Path) -> ModelSpec:
     return spec_of(path, metadata)
 
 
-def count_parameters(path: Path) -> int:
-    """How many numbers the weights of a model file hold. Raises ModelError."""
+def carries_code(path: Path) -> bool:
+    """Whether a model is TorchScript, whose code would be run. Raises ModelError where it cannot be read."""
+    return wsinfer_files(path) is not None or is_torchscript(path)
+
+
+def count_parameters(path: Path) -> int | None:
+    """How many numbers the weights of a model file hold; None of TorchScript, where only code knows.
+
+    Raises ModelError.
+    """
+    if carries_code(path):
+        return None
     if path.suffix == ".onnx":
         from axialcli.backends.onnx_file import read_onnx
 
@@ -78,7 +97,7 @@ def count_parameters(path: Path) -> int:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of the file, and of an ONNX model's external data, in hexadecimal.
+    """sha256 of the file, and of all other files that decide its numbers, in hexadecimal.
 
     Raises ModelError where it cannot be read.
     """
@@ -86,6 +105,8 @@ def file_hash(path: Path) -> str:
         from axialcli.backends.onnx_file import onnx_hash
 
         return onnx_hash(path)
+    if wsinfer_files(path):
+        return wsinfer_hash(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,6 @@ from axialcli.errors import ModelError
 MAX_NODES = 100_000
 MAX_RANK = 16
 MAX_SIDE = 16384
-MAX_NAME = 2000
 
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 COMPUTING = (

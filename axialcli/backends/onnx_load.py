@@ -27,6 +27,11 @@ from axialcli.hints import ModelHints
 PROBE = 64
 """Least side of the picture that a new network is tried on, in pixels."""
 
+MAX_TRIED = 1 << 26
+"""Numbers of such a picture at most, 4096 x 4096 of four channels: descriptions can ask for anything."""
+
+MAX_BATCH = 4096
+
 
 def load_onnx(
     path: Path,
@@ -78,7 +83,13 @@ def _describe(file: OnnxFile, guard: Guard, hints: ModelHints) -> ModelSpec:
         hints.refuse(str(file.path))
         return spec_of(file.path, metadata)
     element = _element(file)
-    return describe_foreign(file.path, file.model, lambda shape: guard.run(noise(shape, element)), hints)
+
+    def probe(shape: tuple[int, ...]) -> NDArray[Any] | str:
+        if math.prod(shape) > MAX_TRIED:
+            return f"not tried, {list(shape)} is too large"
+        return guard.run(noise(shape, element))
+
+    return describe_foreign(file.path, file.model, probe, hints)
 
 
 def _try(guard: Guard, file: OnnxFile, spec: ModelSpec) -> AnswerForm:
@@ -89,7 +100,17 @@ def _try(guard: Guard, file: OnnxFile, spec: ModelSpec) -> AnswerForm:
     step = math.lcm(spec.input.multiple, spec.output.stride)
     side = -(-PROBE // step) * step
     height, width = spec.input.size or (side, side)
-    image = _noise(spec, height, width, _element(file))
+    if height * width * len(spec.input.channels) > MAX_TRIED:
+        raise ModelError(
+            f"{where}: its description asks for pictures of {height} x {width} pixels and "
+            f"{len(spec.input.channels)} channels at least, which is too large"
+        )
+    alone = spec.config.get("batch")
+    if alone is not None and not (isinstance(alone, int) and 1 <= alone <= MAX_BATCH):
+        raise ModelError(
+            f"{where}: its description has the batch {alone!r:.40}; it goes from 1 to {MAX_BATCH}"
+        )
+    image = _seen_noise(spec, height, width, _element(file))
     output = guard.run(np.repeat(image, batch or 1, axis=0))
     if isinstance(output, str):
         raise ModelError(
@@ -101,13 +122,12 @@ def _try(guard: Guard, file: OnnxFile, spec: ModelSpec) -> AnswerForm:
     return read_form(output[:1], spec, (height, width), where)
 
 
-def _noise(spec: ModelSpec, height: int, width: int, element: str) -> NDArray[Any]:
+def _seen_noise(spec: ModelSpec, height: int, width: int, element: str) -> NDArray[Any]:
     """The same picture each time, as the network sees it: [1, C, H, W] or [1, H, W, C].
 
     A blank one would not do: without biases every network answers 0 to it, which is finite and a probability.
     """
-    noise = np.random.default_rng(0)
-    pixels_BHWC = noise.integers(0, 256, (1, height, width, len(spec.input.channels)), dtype=np.uint8)
+    pixels_BHWC = noise((1, height, width, len(spec.input.channels)), "uint8")
     seen_BHWC = pixels_BHWC
     if element != "uint8":
         seen_BHWC = ((pixels_BHWC / 255 - spec.input.mean) / spec.input.std).astype(element)

@@ -128,6 +128,8 @@ def _options(threads: int) -> ort.SessionOptions:
     options.log_severity_level = SILENT
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.use_deterministic_compute = True
+    # A pattern is a second set of buffers, made in the second run of a shape: after memory was planned.
+    options.enable_mem_pattern = False
     # Threads that wait must not spin: reading and compression share the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")

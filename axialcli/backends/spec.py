@@ -7,16 +7,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from axialcli.config import ClassInfo
 from axialcli.errors import ModelError
+from axialcli.hints import Activation, InputLayout, Task
 
 FORMAT = 1
 METADATA_KEY = "axial"
 MAX_STRIDE = 4096
 MAX_SIZE = 16384
-ACTIVATIONS = ("softmax", "sigmoid", "none", "labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         self._check_input()
         self._check_output()
-        if self.task not in ("segmentation", "classification"):
+        if self.task not in get_args(Task):
             raise ModelError(
                 f"model '{self.name}': task '{self.task}' is neither segmentation nor classification"
             )
@@ -100,7 +100,7 @@ class ModelSpec:
             raise ModelError(f"model '{self.name}': std is {self.input.std}; it goes from 1e-6 to 1e6")
         if mpp is not None and not 0 < mpp < math.inf:
             raise ModelError(f"model '{self.name}': mpp is {mpp}, not a resolution above 0")
-        if self.input.layout not in ("NCHW", "NHWC"):
+        if self.input.layout not in get_args(InputLayout):
             raise ModelError(f"model '{self.name}': layout '{self.input.layout}' is neither NCHW nor NHWC")
         if not 1 <= self.input.multiple <= MAX_STRIDE:
             raise ModelError(f"model '{self.name}': multiple is a whole number from 1 to {MAX_STRIDE}")
@@ -116,7 +116,7 @@ class ModelSpec:
 
     def _check_output(self) -> None:
         threshold = self.output.threshold
-        if self.output.activation not in ACTIVATIONS:
+        if self.output.activation not in get_args(Activation):
             raise ModelError(f"model '{self.name}': activation '{self.output.activation}' is not known")
         if not 2 <= len(self.classes) <= 256:
             raise ModelError(f"model '{self.name}': {len(self.classes)} classes; a mask holds 2 to 256")

@@ -6,6 +6,7 @@ Shapes: B batch, C channels, K classes, H height, W width.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 import zipfile
 from pathlib import Path
@@ -122,7 +123,7 @@ class TorchScriptModel(Model):
     def _check(self) -> None:
         """Runs the network once, on a blank picture. Raises ModelError unless it answers as described."""
         spec = self.spec
-        step = max(spec.input.multiple, spec.output.stride)
+        step = math.lcm(spec.input.multiple, spec.output.stride)
         side = -(-PROBE // step) * step
         height, width = spec.input.size or (side, side)
         images_BCHW = torch.zeros(
@@ -135,13 +136,15 @@ class TorchScriptModel(Model):
             raise ModelError(
                 f"{self._where}: the network does not take {list(images_BCHW.shape)} ({_last_line(error)})"
             ) from error
-        count = 1 if spec.output.activation == "sigmoid" else len(spec.classes)
+        # One probability is that of class 1 alone.
+        alone = spec.output.activation == "none" and len(spec.classes) == 2
+        counts = [1] if spec.output.activation == "sigmoid" else [len(spec.classes), *[1] * alone]
         stride = spec.output.stride
         dense = spec.task == "segmentation"
-        wanted = [1, count, height // stride, width // stride] if dense else [1, count]
-        if list(answer.shape) != wanted:
+        wanted = [[1, n, height // stride, width // stride] if dense else [1, n] for n in counts]
+        if list(answer.shape) not in wanted:
             raise ModelError(
-                f"{self._where}: the network answers {list(answer.shape)}, its description says {wanted}"
+                f"{self._where}: the network answers {list(answer.shape)}, its description says {wanted[0]}"
             )
         if not answer.isfinite().all():
             raise ModelError(f"{self._where}: the network answers NaN or infinity to a blank picture")

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from axialcli.backends.class_entries import class_entries
 from axialcli.backends.files import is_folder, is_readable, unreadable
-from axialcli.backends.foreign_output import class_entries
-from axialcli.backends.foreign_words import Words, whole_description
+from axialcli.backends.foreign_words import Words, is_number, whole_description
 from axialcli.backends.spec import FORMAT, MAX_SIZE, ModelSpec
 from axialcli.backends.torchscript_model import TorchScriptModel, read_torchscript
 from axialcli.errors import ModelError
@@ -61,18 +61,37 @@ def load_wsinfer(path: Path, *, device: torch.device, dtype: torch.dtype, trust:
     where the configuration is damaged or asks for something else than the three known transforms,
     where the network is missing or does not fit it, and without trust.
     """
-    files = wsinfer_files(path)
-    if files is None:
-        raise ModelError(f"{path}: no model of WSInfer, which is a folder with {CONFIG} and {NETWORK}")
-    config, network = files
+    config, network = _files(path)
     text = _read_config(config)
     spec = read_wsinfer(text, config)
     data = read_torchscript(network, trust=trust)
-    # Both decide the numbers.
-    both = hashlib.sha256(hashlib.sha256(text).digest() + hashlib.sha256(data).digest())
-    return TorchScriptModel(
-        data, spec=spec, device=device, dtype=dtype, sha256=both.hexdigest(), where=str(network)
-    )
+    # Of the very bytes that are run, even where the files change meanwhile.
+    sha256 = _hash(text, hashlib.sha256(data).digest())
+    return TorchScriptModel(data, spec=spec, device=device, dtype=dtype, sha256=sha256, where=str(network))
+
+
+def wsinfer_spec(path: Path) -> ModelSpec:
+    """The description of a model, from its configuration alone. Raises ModelError."""
+    config, _ = _files(path)
+    return read_wsinfer(_read_config(config), config)
+
+
+def wsinfer_hash(path: Path) -> str:
+    """sha256 over configuration and network, which both decide the numbers, in hexadecimal.
+
+    path: as `wsinfer_files` takes it. Raises ModelError.
+    """
+    config, network = _files(path)
+    try:
+        with network.open("rb") as file:
+            of_network = hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise unreadable(network, error) from error
+    return _hash(_read_config(config), of_network)
+
+
+def _hash(text: bytes, of_network: bytes) -> str:
+    return hashlib.sha256(hashlib.sha256(text).digest() + of_network).hexdigest()
 
 
 def read_wsinfer(text: bytes, config: Path) -> ModelSpec:
@@ -96,7 +115,7 @@ def read_wsinfer(text: bytes, config: Path) -> ModelSpec:
     side, spacing = said["patch_size_pixels"], said["spacing_um_px"]
     if not _is_whole(side) or not 1 <= side <= MAX_SIZE:
         raise ModelError(f"{config}: patch_size_pixels is {side!r:.40}, not a size from 1 to {MAX_SIZE}")
-    if not _is_number(spacing) or spacing <= 0:
+    if not is_number(spacing) or spacing <= 0:
         raise ModelError(f"{config}: spacing_um_px is {spacing!r:.40}, not a resolution above 0")
     mean, std, resized = _read_transforms(said["transform"], side, config)
     described = {
@@ -116,6 +135,13 @@ def read_wsinfer(text: bytes, config: Path) -> ModelSpec:
         "network_stride": 1,
     }
     return whole_description(described, str(config))
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    files = wsinfer_files(path)
+    if files is None:
+        raise ModelError(f"{path}: no model of WSInfer, which is a folder with {CONFIG} and {NETWORK}")
+    return files
 
 
 def _read_config(config: Path) -> bytes:
@@ -189,7 +215,7 @@ def _read_normalize(arguments: Mapping[str, Any], config: Path) -> tuple[list[fl
     scale = []
     for name in ("mean", "std"):
         values = arguments.get(name)
-        if not isinstance(values, list) or len(values) not in (1, 3) or not all(map(_is_number, values)):
+        if not isinstance(values, list) or len(values) not in (1, 3) or not all(map(is_number, values)):
             raise ModelError(f"{config}: Normalize has the {name} {values!r:.40}, not three numbers")
         scale.append(values if len(values) == 3 else values * 3)
     return scale[0], scale[1]
@@ -202,8 +228,3 @@ def _check_known(arguments: Mapping[str, Any], known: tuple[str, ...], name: str
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    # NaN, infinities and whole numbers beyond any float are none.
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 <= value <= 1e300

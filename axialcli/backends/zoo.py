@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from axialcli.backends.files import is_readable
+from axialcli.backends.files import is_folder, is_readable
 from axialcli.backends.wsinfer import wsinfer_files
 from axialcli.errors import ModelError
 
@@ -27,11 +27,12 @@ def model_names() -> list[str]:
 def model_files(name_or_path: str | Path) -> list[Path]:
     """The file of a model, the description beside it and its external data, whether they are there or not.
 
-    Raises ModelError where there is no model, or where its external data would lie elsewhere.
+    Of a model of WSInfer these are its configuration and its network. Raises ModelError where there is no
+    model, or where its external data would lie elsewhere.
     """
-    if files_of_folder := wsinfer_files(Path(name_or_path)):
-        return list(files_of_folder)
     path = find_model(name_or_path)
+    if of_wsinfer := wsinfer_files(path):
+        return list(of_wsinfer)
     files = [path, path.with_name(path.name + ".json")]
     if path.suffix == ".onnx":
         # Slow to import, and most models are of another kind.
@@ -42,13 +43,17 @@ def model_files(name_or_path: str | Path) -> list[Path]:
 
 
 def find_model(name_or_path: str | Path) -> Path:
-    """The model file of a name of the zoo, or the path itself.
+    """The model file of a name of the zoo, or the path itself; of a model of WSInfer its configuration.
 
     Raises ModelError where there is none, or none that can be read.
     """
     if isinstance(name_or_path, str) and name_or_path in model_names():
         return zoo_folder() / name_or_path / WEIGHTS
     path = Path(name_or_path)
+    if of_wsinfer := wsinfer_files(path):
+        return of_wsinfer[0]
+    if is_folder(path):
+        raise ModelError(f"{path}: a folder without the config.json of a WSInfer model; give a model file")
     if is_readable(path):
         return path
     raise ModelError(

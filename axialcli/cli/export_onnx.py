@@ -18,7 +18,10 @@ from axialcli.output import check_file, publish_bytes
 
 def export_onnx(
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A name from 'axial models list', or a model file.")
+        str,
+        typer.Option(
+            "--model", "-m", help="A name from 'axial models list', or a .safetensors or .pth file."
+        ),
     ] = "nuclei",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file to write. Default: NAME.onnx, here.")
@@ -44,15 +47,22 @@ def export_onnx(
     size = None if static is None else parse_size(static, option="--static")
     from axialcli.backends import load_model
     from axialcli.backends.export import export
+    from axialcli.backends.model_file import carries_code
     from axialcli.backends.torch_model import TorchModel
-    from axialcli.backends.zoo import model_files, model_names
+    from axialcli.backends.zoo import find_model, model_files, model_names
 
+    path = find_model(model)
+    if path.suffix == ".onnx":
+        raise ModelError(f"{path}: is an ONNX file already; axial predict --model takes it as it is")
+    if carries_code(path):
+        raise ModelError(
+            f"{path}: TorchScript cannot be exported; axial predict --trust-model runs it as it is"
+        )
     # Not the name that the file gives itself, which could lead anywhere.
     target = out or Path(f"{model if model in model_names() else Path(model).stem}.onnx")
     check_file(target, inputs=model_files(model), may_exist=force)
     loaded = load_model(model, device="cpu", dtype="float32")
-    if not isinstance(loaded, TorchModel):
-        raise ModelError(f"{model}: is no network of axial's own; only those can be exported")
+    assert isinstance(loaded, TorchModel)
     made = export(loaded, opset=opset, dtype=dtype, static=size, pixels=pixels)  # type: ignore[arg-type] # checked
     publish_bytes(made.data, target)
     say(f"{printable(str(target))}: {len(made.data) / 1e6:.2f} MB, {_shape(size)}")

@@ -10,7 +10,12 @@ import typer
 from axialcli.errors import UsageError
 from axialcli.hints import ModelHints
 
-PANEL = "Foreign models (ONNX files that do not describe themselves)"
+MODEL_HELP = (
+    "A name from 'axial models list', a model file (.safetensors, .onnx, .pt), or the folder of a model "
+    "of WSInfer."
+)
+
+PANEL = "Models from elsewhere (what their files do not say)"
 
 InputRangeOption = Annotated[
     str | None,

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from axialcli.cli.console import as_text, printable, say
+from axialcli.cli.model_options import (
+    MODEL_HELP,
+    ActivationOption,
+    ClassesOption,
+    InputChannelsOption,
+    InputRangeOption,
+    InputSizeOption,
+    LayoutInOption,
+    ModelMppOption,
+    OutputStrideOption,
+    TaskOption,
+    ThresholdOption,
+    model_hints,
+)
+
+if TYPE_CHECKING:
+    from axialcli.backends import Model
 
 models = typer.Typer(
     name="models", help="The models that axial ships, and model files.", no_args_is_help=True
@@ -39,25 +55,54 @@ def list_models() -> None:
 
 @models.command()
 def show(
-    model: Annotated[str, typer.Argument(help="A name from 'axial models list', or a model file.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="Print the model's description alone.")] = False,
+    input_range: InputRangeOption = None,
+    input_size: InputSizeOption = None,
+    input_channels: InputChannelsOption = None,
+    layout_in: LayoutInOption = None,
+    classes: ClassesOption = None,
+    activation: ActivationOption = None,
+    task: TaskOption = None,
+    model_mpp: ModelMppOption = None,
+    output_stride: OutputStrideOption = None,
+    threshold: ThresholdOption = None,
 ) -> None:
-    """Show what a model file says about its model."""
-    from axialcli.backends.model_file import count_parameters, file_hash, read_spec
-    from axialcli.backends.zoo import find_model
+    """Show what a model file says about its model, or what was found out about it.
+
+    Code in a model file is not run. The JSON of --json, saved as MODEL.onnx.json beside a MODEL.onnx that
+    does not describe itself, stands for the options.
+    """
+    hints = model_hints(
+        input_range=input_range,
+        input_size=input_size,
+        input_channels=input_channels,
+        layout_in=layout_in,
+        classes=classes,
+        activation=activation,
+        task=task,
+        model_mpp=model_mpp,
+        output_stride=output_stride,
+        threshold=threshold,
+    )
+    from axialcli.backends import load_model
+    from axialcli.backends.model_file import carries_code, count_parameters, file_hash, read_spec
+    from axialcli.backends.zoo import find_model, model_files
 
     path = find_model(model)
-    spec = read_spec(path)
     if as_json:
-        say(spec.to_json())
+        say(read_spec(path, hints).to_json())
         return
     # All is found out before the first line is printed: a file that is refused has no description.
+    loaded = None if carries_code(path) else load_model(path, device="cpu", hints=hints)
+    spec = loaded.spec if loaded else read_spec(path, hints)
+    parameters = count_parameters(path)
     facts = {
         "file": printable(str(path)),
         "sha256": file_hash(path),
-        "size": f"{path.stat().st_size / 1e6:.2f} MB",
-        "parameters": f"{count_parameters(path) / 1e6:.3f} million",
-        "stream": _stream(path),
+        "size": f"{sum(file.stat().st_size for file in model_files(path) if file.exists()) / 1e6:.2f} MB",
+        "parameters": "not known" if parameters is None else f"{parameters / 1e6:.3f} million",
+        "stream": _stream(loaded),
     }
     for key, value in facts.items():
         say(f"{key:<11} {value}")
@@ -65,12 +110,12 @@ def show(
         say(f"{key:<19} {json.dumps(value)}")
 
 
-def _stream(path: Path) -> str:
-    """Whether the model can be streamed, and the memory that it takes."""
-    from axialcli.backends import load_model
+def _stream(model: Model | None) -> str:
+    """Whether the model can be streamed, and the memory that it takes. None: it carries code."""
     from axialcli.engine.stream import NotStreamable, stream_facts
 
-    model = load_model(path, device="cpu")
+    if model is None:
+        return "no, code of its own (run with --trust-model) does not show its operators"
     if model.network is None:
         return f"no, backend '{model.backend}' does not show its operators"
     try:

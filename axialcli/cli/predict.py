@@ -12,6 +12,7 @@ import typer
 
 from axialcli.cli.console import printable, say
 from axialcli.cli.model_options import (
+    MODEL_HELP,
     ActivationOption,
     ClassesOption,
     InputChannelsOption,
@@ -35,9 +36,7 @@ from axialcli.output import check_outputs, check_scratch
 def predict(
     slide: Annotated[Path, typer.Argument(help="The slide: TIFF, PNG or JPEG.", readable=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The mask to write, a TIFF.")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A name from 'axial models list', or a model file.")
-    ] = "nuclei",
+    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)] = "nuclei",
     level: Annotated[int | None, typer.Option(help="Predict on this level of the slide.")] = None,
     mpp: Annotated[
         float | None, typer.Option(help="Predict at these microns per pixel. Default: the model's own.")

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from axialcli.errors import OutputError
 from axialcli.output.files import open_file, sync_file, sync_folder, write_file, writing
 from axialcli.output.folder import WorkFolder, partial_folder
 
@@ -33,14 +32,12 @@ def publish(temp: Path, final: Path) -> None:
 
 
 def publish_bytes(data: bytes, final: Path) -> None:
-    """Writes `data` to a file beside `final` and publishes it. Raises OutputError; nothing is left then."""
-    temp = final.with_name(final.name + ".new")
-    try:
-        write_file(temp, data)
-        publish(temp, final)
-    except OutputError:
-        temp.unlink(missing_ok=True)
-        raise
+    """Writes `data` in the work folder of `final` and publishes it. Raises OutputError; nothing is left."""
+    with WorkFolder.open(partial_folder(final), {_COPY}) as folder:
+        try:
+            publish(write_file(folder.file(_COPY), data), final)
+        finally:
+            folder.remove()
 
 
 def publish_all(pairs: Sequence[tuple[Path, Path]]) -> None:

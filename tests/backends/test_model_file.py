@@ -293,7 +293,9 @@ def test_a_folder_is_no_model_and_no_description(tmp_path: Path) -> None:
     torch.save(small_weights(small_spec("pixel_classifier")), tmp_path / "m.pth")
     (tmp_path / "m.pth.json").mkdir()
 
-    for read in (load_model, read_model, read_spec):
+    with pytest.raises(ModelError, match=r"d\.safetensors: a folder without the config\.json"):
+        load_model(tmp_path / "d.safetensors")
+    for read in (read_model, read_spec):
         with pytest.raises(ModelError, match=r"d\.safetensors: not a file"):
             read(tmp_path / "d.safetensors")
     with pytest.raises(ModelError, match=r"m\.pth\.json: not a file"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from onnx import TensorProto, helper
 from axialcli.backends.onnx_load import load_onnx
 from axialcli.backends.onnx_model import OnnxModel
 from axialcli.errors import ModelError
+from axialcli.hints import ModelHints
 from tests.fixtures.graphs import (
     convolution,
     make_model,
@@ -82,3 +85,29 @@ def test_a_size_that_the_network_does_not_take_is_one_line(tmp_path: Path) -> No
         ModelError, match=r"\A\S*m\.onnx: does not take pictures of \[3, 3, 19, 23\] [^\n]*\Z"
     ):
         model.predict(PIXELS_BCHW[..., :23])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"size": (16384, 16384)}, {"multiple": 4095, "stride": 4096}, {"multiple": 4096, "stride": 4093}],
+)
+def test_a_trial_too_large_for_the_memory_is_not_begun(tmp_path: Path, fields: dict[str, Any]) -> None:
+    tracemalloc.start()
+    with pytest.raises(ModelError, match=r"its description asks for pictures of \d+ x \d+ pixels"):
+        loaded(tmp_path, one_convolution(spec=onnx_spec(**fields)))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 64 << 20
+
+
+def test_a_graph_too_large_for_the_memory_is_not_tried(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", one_convolution(shape=("b", 3, 16384, 16384)))
+    with pytest.raises(ModelError, match=r"does not take 16384x16384 pixels \(not tried, .* is too large\)"):
+        load_onnx(path, device="cpu", hints=ModelHints(range="0-1"))
+
+
+@pytest.mark.parametrize("batch", ["abc", 0, -1, 4097, 1.5, [1]])
+def test_a_batch_that_cannot_be_is_refused(tmp_path: Path, batch: object) -> None:
+    spec = replace(onnx_spec(), config={"batch": batch})
+    with pytest.raises(ModelError, match=r"its description has the batch .*; it goes from 1 to 4096"):
+        loaded(tmp_path, one_convolution(spec=spec))

@@ -198,7 +198,7 @@ def test_functions_of_the_file_itself_are_run(tmp_path: Path) -> None:
 def test_a_file_that_says_nothing_about_itself_asks_for_what_its_graph_does_not_show(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", plain())
     for read in (load_model, read_spec):
-        with pytest.raises(ModelError, match=r"its graph does not show all, say it: .*--input-range"):
+        with pytest.raises(ModelError, match=r"its graph does not show all, say it with .*--input-range"):
             read(path)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,39 @@ def test_the_gpu_answers_what_the_cpu_answers(tmp_path: Path) -> None:
     assert logits_BKHW.device.type == "cuda"
     wanted_BKHW = on_cpu.predict(images_BCHW, logits=True)
     np.testing.assert_allclose(logits_BKHW.cpu(), wanted_BKHW, rtol=0, atol=1e-4)
+
+
+GROWTH = """
+import sys
+import numpy as np
+from axialcli.backends import load_model
+
+def peak_mib():
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+    return int(lines["VmHWM"].split()[0]) // 1024
+
+model = load_model(sys.argv[1], device="cpu")
+images_BCHW = np.zeros((2, 3, 512, 512), np.uint8)
+peaks = [peak_mib()]
+for shape in [(2, 512, 512), (2, 512, 512), (1, 512, 512), (2, 300, 512), (2, 512, 512)]:
+    model.predict(images_BCHW[: shape[0], :, : shape[1], : shape[2]])
+    peaks.append(peak_mib())
+print(*peaks)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_batch_takes_more_memory_than_the_first(tmp_path: Path) -> None:
+    """The first one is what engines plan with."""
+    wide = [convolution(random_kernel(24), "x", "a"), convolution(random_kernel(24, 24), "a", "b")]
+    wide += [convolution(random_kernel(24, 24), "b", "c"), convolution(random_kernel(3, 24), "c", "y")]
+    graph = make_model([node for node, _ in wide], [weight for _, weight in wide], spec=onnx_spec())
+    path = save(tmp_path / "m.onnx", graph)
+
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(path)], capture_output=True, text=True, check=True
+    )
+
+    before, first, *later = map(int, done.stdout.split())
+    assert first - before > 60
+    assert max(later) - first < 32

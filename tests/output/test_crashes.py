@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from axialcli.errors import OutputError
-from axialcli.output import files, publish, publish_all
+from axialcli.output import files, publish, publish_all, publish_bytes
 from tests.output.runs import boxes_of, make_labels, sha256, write_mask
 
 LABELS = make_labels((700, 600), cell=20)
@@ -232,6 +232,32 @@ def test_a_failed_copy_across_filesystems_leaves_nothing(
     assert final.read_bytes() == b"old"
     assert temp.read_bytes() == b"new"
     assert (tmp_path / "final.partial").exists() == foreign
+
+
+def test_bytes_are_published_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final, other = tmp_path / "m.onnx", tmp_path / "m.onnx.new"
+    other.write_bytes(b"somebody's")
+    publish_bytes(b"first", final)
+    faults = Faults(full_disk, lasting=False)
+    install(faults, monkeypatch)
+    failed = 0
+    for nth in range(1, 50):
+        faults.arm(nth)
+        try:
+            publish_bytes(b"second", final)
+        except OutputError:
+            failed += 1
+        faults.disarm()
+        assert final.read_bytes() in (b"first", b"second")
+        assert sorted(path.name for path in tmp_path.iterdir()) in (
+            ["m.onnx", "m.onnx.new"],
+            ["m.onnx", "m.onnx.new", "m.onnx.partial"],
+        )
+
+    assert failed >= 3
+    publish_bytes(b"third", final)
+    assert (final.read_bytes(), other.read_bytes()) == (b"third", b"somebody's")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.onnx.new"]
 
 
 def test_publishing_stops_at_the_first_failure(tmp_path: Path) -> None:
