@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from axialcli.engine import (
     Stopwatch,
     ahead,
     allowed_bytes,
+    apart,
     choose_engine,
     choose_view,
     find_background,
@@ -98,8 +100,9 @@ def predict(
         inputs = [*slide.files, *([] if isinstance(model, Model) else model_files(model))]
         outputs = check_outputs(out, inputs=inputs, probs=probs, overlay=overlay, force=force)
         if not isinstance(model, Model):
-            model = load_model(model, device=device, dtype=dtype)
-        return _Run(slide, model, outputs, chosen, progress or (lambda state: None)).report()
+            model = apart(partial(load_model, model, device=device, dtype=dtype))
+        run = apart(partial(_Run, slide, model, outputs, chosen, progress or (lambda state: None)))
+        return run.report()
 
 
 class _Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from axialcli.engine.ahead import ahead
+from axialcli.engine.ahead import ahead, apart
 from axialcli.engine.background import Background
 from axialcli.engine.certify import Certifier
 from axialcli.engine.choose import ChosenEngine, allowed_bytes, choose_engine, make_engine
@@ -25,6 +25,7 @@ __all__ = [
     "TilePlan",
     "ahead",
     "allowed_bytes",
+    "apart",
     "choose_engine",
     "choose_view",
     "find_background",
