@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from axialcli.engine import (
     Certifier,
     Stopwatch,
     ahead,
+    apart,
     choose_engine,
     choose_view,
     find_background,
@@ -99,10 +101,16 @@ def predict(
         inputs = [*slide.files, *([] if isinstance(model, Model) else model_files(model))]
         outputs = check_outputs(out, inputs=inputs, probs=probs, overlay=overlay, force=force)
         if not isinstance(model, Model):
-            model = load_model(
-                model, backend=backend, device=device, dtype=dtype, hints=hints, trust=trust_model
-            )
-        return _Run(slide, model, outputs, chosen, progress or (lambda state: None)).report()
+            how: dict[str, Any] = {
+                "backend": backend,
+                "device": device,
+                "dtype": dtype,
+                "hints": hints,
+                "trust": trust_model,
+            }
+            model = apart(partial(load_model, model, **how))
+        run = apart(partial(_Run, slide, model, outputs, chosen, progress or (lambda state: None)))
+        return run.report()
 
 
 class _Run:

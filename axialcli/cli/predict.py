@@ -156,8 +156,10 @@ def predict(
     with open_slide(slide, **selection) as opened:
         for text in opened.warnings:
             logging.getLogger("axial").warning("%s: %s", slide, text)
-        # Threads that wait must not spin: reading, the network and compression share the cores.
+        # Threads that wait must not spin for long: reading, the network and compression share the cores.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Some 30 microseconds, about what waking a thread would cost.
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         from axialcli import pipeline
 
         with progress_bar("predicting") as bar:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from axialcli.engine.ahead import ahead
+from axialcli.engine.ahead import ahead, apart
 from axialcli.engine.background import Background
 from axialcli.engine.certify import Certifier
 from axialcli.engine.choose import ChosenEngine, choose_engine, make_engine, planned_bytes
@@ -30,6 +30,7 @@ __all__ = [
     "TilePlan",
     "Tiling",
     "ahead",
+    "apart",
     "choose_engine",
     "choose_tiling",
     "choose_view",

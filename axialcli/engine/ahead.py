@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -85,6 +86,16 @@ class _Ahead(Generic[T]):
             time.sleep(0.01)
         if self._thread.ident is not None:
             self._thread.join()
+
+
+def apart(make: Callable[[], T]) -> T:
+    """What `make` returns, made in a thread that then ends.
+
+    OpenMP keeps a team for every thread that has computed, counts them all, and where there are more than
+    processors lets none of them wait awake: each of a network's many short steps then costs a wake-up.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="apart") as threads:
+        return threads.submit(make).result()
 
 
 @contextmanager

@@ -23,8 +23,8 @@ Positions = Literal["bias", "rotary", "none"]
 FROM_THE_LAST: dict[str | int, int] = {"width": 0, "height": 1, "depth": 2}
 """How many axes come after the named one in a grid."""
 
-QUERY_CHUNK = 64
-"""Queries that share one window of keys: large enough to feed the kernel, small enough not to waste keys."""
+QUERY_CHUNK = 32
+"""Queries that share one window of keys: what the kernel takes at once, so that no more keys are wasted."""
 
 MAX_ROWS = 65_535
 """Fused attention kernels refuse a batch of 65,536 rows and more."""

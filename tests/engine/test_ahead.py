@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from axialcli.engine.ahead import ahead
+from axialcli.engine.ahead import ahead, apart
 
 
 def test_the_same_items_in_the_same_order() -> None:
@@ -82,3 +82,18 @@ def test_a_thread_that_is_still_on_its_way_is_waited_for(monkeypatch: pytest.Mon
         pass
 
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_what_is_made_apart_is_made_in_a_thread_that_is_gone() -> None:
+    maker = apart(threading.current_thread)
+
+    assert maker is not threading.current_thread()
+    assert not maker.is_alive()
+
+
+def test_an_error_apart_is_raised_here() -> None:
+    def fail() -> None:
+        raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        apart(fail)

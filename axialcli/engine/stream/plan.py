@@ -168,6 +168,9 @@ def _heights(graph: Graph, width: int) -> list[int]:
     rows = graph.stride * 2 ** max(0, math.floor(math.log2(max(best / graph.stride, 1))))
     heights = [rows]
     while rows % (2 * graph.stride) == 0 and rows // 2 >= LOWEST_STEP_PX:
+        # Powers of two, and halfway between.
+        if rows % (4 * graph.stride) == 0:
+            heights.append(rows // 4 * 3)
         rows //= 2
         heights.append(rows)
     return [rows for rows in heights if rows == heights[-1] or _fed_again(graph, rows)]
