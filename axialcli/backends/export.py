@@ -175,17 +175,16 @@ def _candidates(data: bytes, spec: ModelSpec) -> Iterator[OnnxModel]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about packages that it does not need."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the exporter's remarks about packages that it does not need, and its pages on what fails."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             yield
     finally:
-        logger.setLevel(before)
+        logging.disable(before)
 
 
 def _describe(proto: onnx.ModelProto, texts: dict[str, str]) -> None:
