@@ -193,7 +193,7 @@ def test_a_model_without_a_network_of_ours_is_not_exported(tmp_path: Path, axial
     code, _, err = axial("export-onnx", "--model", tmp_path / "m.onnx", "--out", tmp_path / "n.onnx")
 
     assert code == 4
-    assert "only those can be exported" in err
+    assert "is an ONNX file already" in err
 
 
 def test_the_model_that_is_exported_is_a_torch_model() -> None:
