@@ -142,6 +142,7 @@ def _traced(network: nn.Module, spec: ModelSpec, *, opset: int, dtype: torch.dty
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, NotImplementedError) as error:
+        # What the exporter wraps, and what it lets through of a network's own code and of torch.export.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"model '{spec.name}' cannot be exported: {reason:.120}") from error
     assert program is not None

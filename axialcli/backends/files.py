@@ -42,3 +42,20 @@ def is_folder(path: Path) -> bool:
 def unreadable(path: Path, error: OSError) -> ModelError:
     """The error for a file that is there and cannot be read."""
     return ModelError(f"{path}: cannot be read ({error.strerror or error})")
+
+
+def read_limited(path: Path, most_bytes: int, *, too_large: str) -> bytes:
+    """All bytes of a file. Raises ModelError where it cannot be read, or, in these words, is too large."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most_bytes + 1)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if len(data) > most_bytes:
+        raise ModelError(f"{path}: {too_large}")
+    return data
+
+
+def read_sidecar(path: Path) -> bytes:
+    """The whole of a description beside a model. Raises ModelError."""
+    return read_limited(path, MAX_SIDECAR_BYTES, too_large="larger than any model's description")

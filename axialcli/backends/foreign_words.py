@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from axialcli.backends.files import MAX_SIDECAR_BYTES, is_readable, unreadable
+from axialcli.backends.files import is_readable, read_sidecar
 from axialcli.backends.spec import FORMAT, MAX_SIZE, MAX_STRIDE, ModelSpec
 from axialcli.errors import AxialError, ModelError, UsageError
 from axialcli.hints import FLAGS, RANGES, Activation, InputLayout, ModelHints, Task
@@ -74,13 +74,7 @@ def whole_description(said: Mapping[str, Any], where: str) -> ModelSpec:
 
 def _read_part(sidecar: Path) -> dict[str, Any]:
     try:
-        with sidecar.open("rb") as file:
-            text = file.read(MAX_SIDECAR_BYTES + 1)
-        if len(text) > MAX_SIDECAR_BYTES:
-            raise ModelError(f"{sidecar}: larger than any model's description")
-        said = json.loads(text)
-    except OSError as error:
-        raise unreadable(sidecar, error) from error
+        said = json.loads(read_sidecar(sidecar))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{sidecar}: the model's description is not JSON ({error!s:.60})") from error
     if not isinstance(said, dict):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from axialcli.backends.files import MAX_SIDECAR_BYTES, is_readable, unreadable
+from axialcli.backends.files import is_readable, read_sidecar, unreadable
 from axialcli.backends.spec import METADATA_KEY, ModelSpec
 from axialcli.backends.torchscript_model import is_torchscript
 from axialcli.backends.wsinfer import wsinfer_files, wsinfer_hash, wsinfer_spec
@@ -142,13 +142,10 @@ def _read_sidecar(path: Path) -> ModelSpec:
     if not is_readable(sidecar):
         raise ModelError(f"{path}: says nothing about its model, and there is no {sidecar.name} beside it")
     try:
-        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
-            raise ModelError(f"{sidecar}: larger than any model's description")
-        return ModelSpec.from_json(sidecar.read_text(encoding="utf-8"), str(sidecar))
+        text = read_sidecar(sidecar).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ModelError(f"{sidecar}: the model's description is not text") from error
-    except OSError as error:
-        raise unreadable(sidecar, error) from error
+    return ModelSpec.from_json(text, str(sidecar))
 
 
 def _read_pickle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:

@@ -116,10 +116,10 @@ def compare(reference: Model, candidate: Model, images: Iterable[Tensor], *, hal
 
 def _agreement(model: Model, want: Tensor, got: Tensor, tie: float) -> float:
     """The share of pixels that have the same class in both, of those that are no tie in `want`."""
-    probs_BK = model.activate(want)
-    best = probs_BK.topk(2, 1).values
+    wanted_BK, gotten_BK = model.activate(want), model.activate(got)
+    best = wanted_BK.topk(2, 1).values
     clear = best[:, 0] - best[:, 1] > tie
-    classes = [torch.stack([model.decide(p) for p in model.activate(logits)]) for logits in (want, got)]
     if not clear.any():
         return 1.0
+    classes = [torch.stack([model.decide(p) for p in probs_BK]) for probs_BK in (wanted_BK, gotten_BK)]
     return float((classes[0] == classes[1])[clear].float().mean())

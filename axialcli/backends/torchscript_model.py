@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from axialcli.backends.files import is_readable, unreadable
+from axialcli.backends.files import is_readable, read_limited, unreadable
 from axialcli.backends.memory import memory_is_a_limit
 from axialcli.backends.model import Model
 from axialcli.backends.spec import MAX_SIZE, ModelSpec
@@ -43,6 +43,7 @@ def is_torchscript(path: Path) -> bool:
                 # Plain weights have neither code nor constants.
                 return any(name.split("/")[1:] == ["constants.pkl"] for name in archive.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        # What zipfile raises for archives that are damaged or of another kind: PyTorch writes no such ones.
         return False
     except OSError as error:
         raise unreadable(path, error) from error
@@ -57,14 +58,7 @@ def read_torchscript(path: Path, *, trust: bool) -> bytes:
             f"{path}: refused, a TorchScript file carries code that would be run; "
             "give --trust-model if you trust whoever made it"
         )
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if len(data) > MAX_BYTES:
-        raise ModelError(f"{path}: larger than {MAX_BYTES >> 30} GiB")
-    return data
+    return read_limited(path, MAX_BYTES, too_large=f"larger than {MAX_BYTES >> 30} GiB")
 
 
 class TorchScriptModel(Model):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from axialcli.backends.class_entries import class_entries
-from axialcli.backends.files import is_folder, is_readable, unreadable
+from axialcli.backends.files import is_folder, is_readable, read_limited, unreadable
 from axialcli.backends.foreign_words import Words, is_number, whole_description
 from axialcli.backends.spec import FORMAT, MAX_SIZE, ModelSpec
 from axialcli.backends.torchscript_model import TorchScriptModel, read_torchscript
@@ -145,14 +145,7 @@ def _files(path: Path) -> tuple[Path, Path]:
 
 
 def _read_config(config: Path) -> bytes:
-    try:
-        with config.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise unreadable(config, error) from error
-    if len(text) > MAX_CONFIG_BYTES:
-        raise ModelError(f"{config}: larger than any configuration of WSInfer")
-    return text
+    return read_limited(config, MAX_CONFIG_BYTES, too_large="larger than any configuration of WSInfer")
 
 
 def _read_classes(count: object, names: object, config: Path) -> list[dict[str, Any]]:
