@@ -35,7 +35,7 @@ clean:
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find axialcli models tests -name __pycache__ -type d -exec rm -rf {} +
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt axialcli/nn/banded.cpp axialcli/nn/banded_lanes.hpp
 	@$(PYTHON) -c 'import sys; sys.exit("axial needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .

@@ -14,6 +14,7 @@ from axialcli.backends.model import Model
 from axialcli.backends.spec import ModelSpec
 from axialcli.errors import ModelError
 from axialcli.nn import build_network
+from axialcli.nn.banded import kernel
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -47,6 +48,9 @@ class TorchModel(Model):
 
     def run(self, images_BCHW: Tensor) -> Tensor:
         return self.network(images_BCHW)  # type: ignore[no-any-return]
+
+    def runtime(self) -> dict[str, str | int]:
+        return {**super().runtime(), "attention": kernel()}
 
 
 def _build(spec: ModelSpec, where: str) -> nn.Module:

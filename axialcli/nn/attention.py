@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialcli.nn import banded
 from axialcli.nn.rotary import rotate_, rotated
 from axialcli.nn.traceable import attend_traceable
 
@@ -85,14 +86,16 @@ class AxialAttention(nn.Module):
             if mask is not None:
                 raise NotImplementedError("a mask cannot be exported")
             return self._forward_traceable(tokens)
-        band_AQK = None
-        if self.span is not None:
-            steps_K = torch.arange(QUERY_CHUNK + self.span - 1, device=tokens.device)
-            band_AQK = self.band(steps_K[:QUERY_CHUNK] + self.span // 2, steps_K)
         # All three at once, which is quicker than `queries` and `keys_values`, and the same.
         qkv = self.qkv(tokens).view(*tokens.shape[:-1], 3, self.heads, -1)
         q, kv = self._with_positions(qkv.select(-3, 0), 0), qkv.narrow(-3, 1, 2)
         self._with_positions(kv.select(-3, 0), 0)
+        if mask is None and self.has_kernel_for(q, kv):
+            return self.project(self.attend_band(q, kv))
+        band_AQK = None
+        if self.span is not None:
+            steps_K = torch.arange(QUERY_CHUNK + self.span - 1, device=tokens.device)
+            band_AQK = self.band(steps_K[:QUERY_CHUNK] + self.span // 2, steps_K)
         return self.project(attend(q, kv, mask, after=self.after, band_AQK=band_AQK))
 
     def _forward_traceable(self, tokens: Tensor) -> Tensor:
@@ -148,6 +151,23 @@ class AxialAttention(nn.Module):
         else:
             band_AQK = self.proj.weight.new_zeros(()).expand(self.heads, *place_QK.shape)
         return band_AQK.masked_fill(~inside_QK, float("-inf"))
+
+    def has_kernel_for(self, q: Tensor, kv: Tensor) -> bool:
+        """Whether `attend_band` takes these queries and keys."""
+        return self.span is not None and banded.runs(q, kv)
+
+    def attend_band(self, q: Tensor, kv: Tensor, *, ahead: int = 0, slots_K: Tensor | None = None) -> Tensor:
+        """What the queries [B, *grid, A, D] see of the keys and values [B, *grid, 2, A, D] within the span.
+
+        ahead: query i stands where key i + ahead stands. slots_K: where each key of a line lies in `kv`;
+        None: in their order. Only for what `has_kernel_for` says. Returns [B, *grid, A, D], contiguous.
+        """
+        assert self.span is not None
+        bias_AS = self.bias_AS if self.positions == "bias" else None
+        along = q.ndim - 3 - self.after
+        return banded.attend_banded(
+            q, kv, along=along, span=self.span, bias_AS=bias_AS, ahead=ahead, slots_K=slots_K
+        )
 
     def project(self, attended: Tensor) -> Tensor:
         """The output projection of [B, *grid, A, D]: [B, *grid, C]."""

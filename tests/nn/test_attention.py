@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from axialcli.nn import attention
+from axialcli.nn import attention, banded
 from axialcli.nn.attention import QUERY_CHUNK, AxialAttention, Axis, Positions
 from tests.nn.loops import axial_in_loops
 
@@ -132,6 +132,7 @@ def test_gradients_are_those_of_finite_differences(
 def test_more_lines_than_a_fused_kernel_takes_at_once(
     axis: Axis, masked: bool, span: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(banded, "kernel", lambda: "torch")
     module = axial(axis, span, "none", channels=4).float()
     tokens = torch.randn(1, 3, 65_536 + 3, 4)
     tokens = tokens.transpose(1, 2).contiguous() if axis == "width" else tokens

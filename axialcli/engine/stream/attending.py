@@ -49,6 +49,12 @@ class KeysValues(Operator):
     def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
         return self.module.keys_values(pieces[0].tensor, box.y0)
 
+    def run_into(self, pieces: Sequence[Piece], box: Box, out: Tensor) -> None:
+        if out.is_contiguous():
+            self.module.keys_values(pieces[0].tensor, box.y0, out=out)
+        else:
+            super().run_into(pieces, box, out)
+
 
 class HeightAttention(Operator):
     """Attention along the height: queries from the first input, keys and values from the second."""
@@ -64,7 +70,12 @@ class HeightAttention(Operator):
 
     def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
         tokens, keys = pieces
-        q_WHAD = self.module.queries(tokens.tensor, box.y0)[0].transpose(0, 1)
+        q = self.module.queries(tokens.tensor, box.y0)
+        if self.module.has_kernel_for(q, keys.tensor):
+            slots_K = None if keys.rows is None else _slots(keys.rows, keys.box)
+            ahead = box.y0 - keys.box.y0
+            return self.module.project(self.module.attend_band(q, keys.tensor, ahead=ahead, slots_K=slots_K))
+        q_WHAD = q[0].transpose(0, 1)
         k_WHAD, v_WHAD = keys.tensor[0].transpose(0, 1).unbind(2)
         mask_AQK = self._band(box, keys)
         out_HWAD = torch.empty_like(q_WHAD.transpose(0, 1), memory_format=torch.contiguous_format)
@@ -82,6 +93,13 @@ class HeightAttention(Operator):
         device = keys.tensor.device
         rows = torch.arange(keys.box.y0, keys.box.y1, device=device) if keys.rows is None else keys.rows
         return self.module.band(torch.arange(box.y0, box.y1, device=device), rows)
+
+
+def _slots(rows: Tensor, box: Box) -> Tensor:
+    """Where each row of the box lies, among rows in an order of their own."""
+    numbers, slots = rows.sort()
+    first = int(torch.searchsorted(numbers, box.y0))
+    return slots[first : first + box.height]
 
 
 class LocalWindows(Operator):

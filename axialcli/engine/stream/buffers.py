@@ -82,11 +82,7 @@ class RingBuffer:
 
     def __init__(self, plane: Plane, *, room: int, dtype: torch.dtype, device: torch.device) -> None:
         self._layout = MemoryLayout(plane)
-        *others, channels = self._layout.others
-        # Attention goes down one column after the other: in memory the rows of a column and a head are
-        # neighbours. They are read several times as often as they are written.
-        self._columns = torch.zeros((plane.width, *others, room, channels), dtype=dtype, device=device)
-        self._rows = self._columns.movedim(-2, 0)
+        self._rows = self._layout.empty(room, plane.width, dtype, device)
         self.numbers = torch.full((room,), ABSENT, dtype=torch.int64, device=device)
         self._stop = 0
 
@@ -94,7 +90,7 @@ class RingBuffer:
         """Empties the buffer; the next row to come is `row`."""
         self.numbers.fill_(ABSENT)
         # What is not there must not look like infinity: a weight of zero times infinity is none.
-        self._columns.zero_()
+        self._rows.zero_()
         self._stop = row
 
     def append(self, count: int) -> list[tuple[int, int, Tensor]]:
@@ -132,7 +128,7 @@ class RingBuffer:
 
     @property
     def nbytes(self) -> int:
-        return self._columns.nbytes
+        return self._rows.nbytes
 
 
 ABSENT = -(1 << 40)

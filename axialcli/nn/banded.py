@@ -1,0 +1,115 @@
+"""Banded attention in one pass over queries and keys: float32, on a processor, compiled from banded.cpp.
+
+torch has no kernel for a band: it computes windows of scores that are masked for the greater part. Here
+every query meets the keys of its span alone. Installing builds the kernel where there is a compiler;
+where there is none, attention.py does without.
+
+Shapes: B batch, A heads of D channels, S span, Q queries and K keys of a line, N lines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import math
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+SMALL = 32_768
+"""Numbers of an output that one thread makes sooner than it would wake another."""
+
+
+@functools.cache
+def _compiled() -> ModuleType | None:
+    try:
+        return importlib.import_module("axialcli.nn._banded")
+    except ImportError:
+        return None
+
+
+@functools.cache
+def kernel() -> str:
+    """What runs here: the name of the widest instructions that the kernel was built for, or "torch"."""
+    compiled = _compiled()
+    return "torch" if compiled is None else str(compiled.kernels()[0])
+
+
+def runs(q: Tensor, kv: Tensor) -> bool:
+    """Whether the kernel takes these: float32 on a processor, channels together, and no gradient wanted."""
+    return (
+        kernel() != "torch"
+        and q.dtype == kv.dtype == torch.float32
+        and q.device.type == "cpu"
+        and q.stride(-1) == kv.stride(-1) == 1
+        and not torch.compiler.is_compiling()
+        and not (torch.is_grad_enabled() and (q.requires_grad or kv.requires_grad))
+    )
+
+
+def attend_banded(
+    q: Tensor,
+    kv: Tensor,
+    *,
+    along: int,
+    span: int,
+    bias_AS: Tensor | None,
+    ahead: int = 0,
+    slots_K: Tensor | None = None,
+    using: str | None = None,
+) -> Tensor:
+    """Softmax attention of each query to the keys within span // 2 of it on its line.
+
+    q: [B, *grid, A, D]; kv: [B, *grid, 2, A, D], keys first; as `runs` takes them. along: which dimension
+    of both the lines go along. bias_AS: added to the scores, by distance; or None. ahead: query i stands
+    where key i + ahead stands. slots_K: where each key of a line lies in `kv`, int64, K of them, where they
+    lie in another order; by default in their own. using: one of the kernels that run here, None for the
+    best. Every query has to see a key. Returns [B, *grid, A, D], contiguous.
+
+    A query's answer depends on the keys that it sees and not on what else is in the call, to the last bit.
+    """
+    compiled = _compiled()
+    if compiled is None:
+        raise RuntimeError("the kernel was not built: no compiler was found when axial was installed")
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    queries, keys = q.shape[along], kv.shape[along] if slots_K is None else len(slots_K)
+    radius = span // 2
+    if queries and (ahead + radius < 0 or queries - 1 + ahead - radius >= keys):
+        raise ValueError(f"{queries} queries from {ahead} on do not all see one of {keys} keys")
+    out_NLMAD, q_NLMAD, k_NLMAD, v_NLMAD = (_flat(part, along) for part in (out, q, *kv.unbind(-3)))
+    # The kernel gets addresses: what they belong to has to live as long.
+    bias = None if bias_AS is None else bias_AS.detach().to(torch.float32).contiguous()
+    slots = None if slots_K is None else slots_K.to("cpu", torch.int64).contiguous()
+    compiled.attend(
+        using or kernel(),
+        (_team(), torch.get_num_threads() if out.numel() >= SMALL else 1),
+        *(0 if part is None else part.data_ptr() for part in (out, q_NLMAD, k_NLMAD, v_NLMAD, bias, slots)),
+        q_NLMAD.shape[0] * q_NLMAD.shape[2],
+        q_NLMAD.shape[2],
+        queries,
+        keys,
+        ahead,
+        *q.shape[-2:],
+        span,
+        *(part.stride()[:4] for part in (out_NLMAD, q_NLMAD, k_NLMAD)),
+    )
+    return out
+
+
+def _flat(grid: Tensor, along: int) -> Tensor:
+    """[N, L, M, A, D] of [B, *grid, A, D]: the axes before the line and those behind it as one each."""
+    return grid.reshape(-1, grid.shape[along], math.prod(grid.shape[along + 1 : -2]), *grid.shape[-2:])
+
+
+@functools.cache
+def _team() -> int:
+    """The address of the function that runs work in torch's own threads, or 0 where torch has none.
+
+    Threads of ours would wait for those of torch, which stay awake for a moment after each of its steps.
+    """
+    try:
+        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p).value or 0
+    except (AttributeError, OSError):
+        return 0
