@@ -111,7 +111,7 @@ def make_plan(
             )
 
     def fits(count: int) -> bool:
-        return min(needed for _, needed in candidates(count)) <= free_bytes
+        return any(needed <= free_bytes for _, needed in candidates(count))
 
     most = 1 if field is None else tiles_across
     try:
@@ -162,8 +162,9 @@ def whole_width(graph: Graph, rows_px: int) -> StreamPlan:
     return StreamPlan(rows_px=rows_px, strips=(0,), halo_px=0, period_px=graph.period, width=width)
 
 
-def _heights(graph: Graph, width: int) -> list[int]:
+def _heights(graph: Graph, width: int) -> Iterator[int]:
     """Heights of a step to try, in pixels, the best first; each a multiple of the stride."""
+    field = graph.receptive_field_px()
     best = max(1, STEP_PX // width)
     rows = graph.stride * 2 ** max(0, math.floor(math.log2(max(best / graph.stride, 1))))
     heights = [rows]
@@ -173,12 +174,11 @@ def _heights(graph: Graph, width: int) -> list[int]:
             heights.append(rows // 4 * 3)
         rows //= 2
         heights.append(rows)
-    return [rows for rows in heights if rows == heights[-1] or _fed_again(graph, rows)]
+    return (rows for rows in heights if rows == heights[-1] or _fed_again(graph, rows, field))
 
 
-def _fed_again(graph: Graph, rows_px: int) -> bool:
+def _fed_again(graph: Graph, rows_px: int, field: int | None) -> bool:
     """Whether a continued run feeds at most a band and twice the receptive field of rows again."""
-    field = graph.receptive_field_px()
     if field is None:
         return True
     schedule = make_schedule(graph, rows_px)
@@ -237,7 +237,7 @@ def stream_facts(network: nn.Module, channels: int, bytes_per_number: int = 4) -
     # Wide enough that the sides do not count, high enough that the buffers fill.
     width = 64 * stride
     graph = trace(network, channels, Size(64 * width, width))
-    rows_px = _heights(graph, WIDE_PX)[0]
+    rows_px = next(_heights(graph, WIDE_PX))
     return StreamFacts(
         rows_px=rows_px,
         state_bytes_per_px=state_bytes(graph, rows_px, bytes_per_number) / width,
