@@ -53,6 +53,11 @@ class LineBuffer:
         start = max(start, self._start)
         return [(start, stop, self.read(start, stop))] if start < stop else []
 
+    def move_on(self, count: int) -> None:
+        """The same numbers are now those of the rows `count` further down."""
+        self._start += count
+        self._stop += count
+
     def forget(self, row: int) -> None:
         """Nobody reads the rows above `row` any more."""
         gone = min(max(row, self._start), self._stop) - self._start
@@ -117,6 +122,13 @@ class RingBuffer:
     def read(self) -> Tensor:
         """All rows in the ring's order, a view in the node's layout."""
         return self._layout.view(self._rows)
+
+    def move_on(self, count: int) -> None:
+        """The same numbers are now those of the rows `count` further down."""
+        turn = count % len(self._rows)
+        self._rows.copy_(self._rows.roll(turn, 0))
+        self.numbers.copy_(self.numbers.roll(turn, 0) + count)
+        self._stop += count
 
     def forget(self, row: int) -> None:
         """Nothing: rows leave when they are written over."""

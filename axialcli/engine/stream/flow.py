@@ -115,6 +115,10 @@ class Flow:
                 pieces = self._pieces(index, operator, box)
                 parts.append((x0, x1, operator.run(pieces, box)))
             self._made[index] = Chunk(rows, parts, owned, self._readers(index))
+        self._let_go(index, operator)
+
+    def _let_go(self, index: int, operator: Operator) -> None:
+        """A node has read its inputs."""
         for source in self.graph.nodes[index].inputs:
             chunk = self._made.get(source)
             if chunk is not None:

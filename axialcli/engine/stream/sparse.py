@@ -2,14 +2,14 @@
 
 Where all that a number depends on is background, the number depends on its row alone (and, behind a
 shuffle of channels to pixels, on its place within a small period of columns). A twin of the flow computes
-these numbers on one period of columns of a blank picture that has no left and no right edge; the flow
-itself computes the columns that other pixels or the picture's sides reach, and takes the rest from the twin.
+these numbers (twin.py); the flow itself computes the columns that other pixels or the picture's sides reach,
+and takes the rest from the twin.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,94 +20,14 @@ from axialcli.engine.stream.buffers import MemoryLayout, RingBuffer
 from axialcli.engine.stream.flow import Chunk, Flow
 from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.intervals import Interval, cells_of, clip, union, without
-from axialcli.engine.stream.operators import Operator, Piece
-from axialcli.engine.stream.reach import Reach
 from axialcli.engine.stream.schedule import Schedule
-from axialcli.geometry import Box, Size
+from axialcli.engine.stream.twin import Twin, write_repeated
 
 CELL_PX = 64
 """Columns of pixels are skipped in cells of about this width: finer ones would be mostly edge."""
 
 GAP_PX = 128
 """Narrower gaps between columns that are computed are computed as well."""
-
-FAR = 720_720
-"""Periods to the left of the twin's columns: farther than any network reaches."""
-
-
-class Twin(Flow):
-    """A flow over one period of columns, which repeat to the left and to the right for ever.
-
-    rows_made: of each node what it has made in the last step.
-    """
-
-    def __init__(self, graph: Graph, schedule: Schedule, *, dtype: torch.dtype, device: torch.device) -> None:
-        narrow = Graph(outputs=graph.outputs)
-        for node in graph.nodes:
-            plane = node.plane.with_size(node.plane.height, int(graph.period * node.column_rate))
-            narrow.nodes.append(replace(node, plane=plane))
-        super().__init__(narrow, replace(schedule, graph=narrow), dtype=dtype, device=device)
-        self.rows_made: dict[int, Tensor] = {}
-
-    def run(self, step: int, fed: dict[int, Tensor]) -> dict[int, tuple[int, Tensor]]:
-        self.rows_made.clear()
-        return super().run(step, fed)
-
-    def _box(self, rows: tuple[int, int], columns: tuple[int, int]) -> Box:
-        far = FAR * (columns[1] - columns[0])
-        return Box(rows[0], far, rows[1], far + columns[1] - columns[0])
-
-    def _execute(self, index: int, operator: Operator, rows: tuple[int, int]) -> None:
-        super()._execute(index, operator, rows)
-        self._note(index, rows)
-
-    def _keep(self, index: int, rows: tuple[int, int], tensor: Tensor) -> None:
-        super()._keep(index, rows, tensor)
-        self._note(index, rows)
-
-    def _note(self, index: int, rows: tuple[int, int]) -> None:
-        buffer = self._buffers.get(index)
-        if buffer is None:
-            parts = [tensor for _, _, tensor in self._made[index].parts]
-        else:
-            parts = [tensor for _, _, tensor in buffer.parts(*rows)]
-        # A copy: the memory is written over by later rows, or in place by a reader.
-        self.rows_made[index] = torch.cat(parts, self.graph.nodes[index].plane.row_dim).clone()
-
-    def _piece(self, source: int, reaches: tuple[Reach, Reach], box: Box) -> Piece:
-        plane = self.graph.nodes[source].plane
-        rows = reaches[0].clipped(box.y0, box.y1, plane.height)
-        columns = reaches[1].needs(box.x0, box.x1)
-        buffer = self._buffers.get(source)
-        period = (0, plane.width)
-        if isinstance(buffer, RingBuffer):
-            tensor, numbers = self._ring(source, buffer, period), buffer.numbers
-        else:
-            tensor, numbers = self._read(source, rows, period), None
-        inside = Box(rows[0], columns[0], rows[1], columns[1])
-        size = Size(plane.height, 2 * FAR * plane.width)
-        return Piece(repeated(tensor, plane.column_dim, columns), inside, size, rows=numbers)
-
-
-def repeated(tensor: Tensor, dim: int, columns: tuple[int, int]) -> Tensor:
-    """The columns [x0, x1) of a tensor that repeats along `dim` for ever, a copy."""
-    at = torch.arange(columns[0], columns[1], device=tensor.device) % tensor.shape[dim]
-    return tensor.index_select(dim, at)
-
-
-def write_repeated(out: Tensor, tensor: Tensor, dim: int, first: int) -> None:
-    """Writes a tensor that repeats along `dim` for ever into `out`, whose columns begin at `first`."""
-    period, width = tensor.shape[dim], out.shape[dim]
-    if first % period or width < period:
-        out.copy_(repeated(tensor, dim, (first, first + width)))
-        return
-    whole = width // period
-    # A broadcast copies whole periods; an index for every column would be many times slower.
-    main = out.narrow(dim, 0, whole * period)
-    main.view(*main.shape[:dim], whole, period, *main.shape[dim + 1 :]).copy_(tensor.unsqueeze(dim))
-    rest = width - whole * period
-    if rest:
-        out.narrow(dim, width - rest, rest).copy_(tensor.narrow(dim, 0, rest))
 
 
 @dataclass
@@ -148,6 +68,11 @@ class SparseFlow(Flow):
         self._active_pixels: list[Interval] = []
         self.skipped = self.total = 0
 
+    @property
+    def twin_steps(self) -> int:
+        """Steps in which the twin had to compute."""
+        return self._twin.computed
+
     def begin(self, row: int = 0) -> int:
         self._twin.begin(row)
         for made in self._history:
@@ -169,7 +94,7 @@ class SparseFlow(Flow):
             )
             period = self._twin.graph.nodes[0].plane.width
             fed = {0: self._blank_BCHW.expand(-1, -1, len(blank_HW), period)}
-        self._twin.run(step, fed)
+        self._twin.advance(step, fed)
         made = super().run(step, fed)
         self._forget(step)
         return made

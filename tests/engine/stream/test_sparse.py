@@ -12,6 +12,7 @@ from axialcli.engine.stream.schedule import make_schedule
 from axialcli.engine.stream.sparse import SparseFlow
 from axialcli.engine.stream.trace import trace
 from axialcli.geometry import Size
+from axialcli.nn.axial_segmenter import AxialSegmenter, AxialSegmenterConfig
 from tests.engine.stream.networks import Mixture, UNet, randomised
 from tests.engine.stream.test_flow import picture, whole
 
@@ -126,3 +127,16 @@ def test_a_late_start_makes_the_same_bits(
     late, _ = streamed(network, image_BCHW, blank_HW, rows, first_row)
     everything, _ = streamed(network, image_BCHW, blank_HW, rows)
     assert np.array_equal(late.numpy(), everything[:, :, first_row:].numpy())
+
+
+@settings(max_examples=10, deadline=None)
+@given(where=spots, rows=st.integers(1, 4), tail=st.integers(0, 40))
+def test_high_blank_pictures_repeat_themselves_exactly(
+    where: list[tuple[float, float]], rows: int, tail: int
+) -> None:
+    network = AxialSegmenter(AxialSegmenterConfig(width=(4, 4, 8), depth=2, heads=2, span=3, classes=2))
+    network = randomised(network, 3)
+    image_BCHW, blank_HW = spotted(900 + tail, 80, where)
+    found, flow = streamed(network, image_BCHW, blank_HW, rows)
+    torch.testing.assert_close(found, whole(network, image_BCHW), rtol=0, atol=1e-9)
+    assert flow.twin_steps < 0.7 * flow.schedule.steps
