@@ -24,7 +24,7 @@ demo: $(VENV)/installed
 	@echo 'overlay  $(CURDIR)/demo/overlay.png'
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -m 'not slow and not gpu' -n logical --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

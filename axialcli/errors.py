@@ -5,7 +5,8 @@ AxialError                     1  a bug, unless a subclass says better
 ├── ImageError                 3  the image cannot be read
 ├── ModelError                 4  the model is refused
 ├── OutputError                5  the output cannot be written
-└── LimitError                 6  over a limit, or out of memory
+└── LimitError                 6  over a limit
+    └── AllocationError        6  out of memory
 
 A message is one line: it names the file, what is wrong with it and what to do.
 """
@@ -47,3 +48,7 @@ class LimitError(AxialError):
     """A limit on memory, sizes or allocations would be passed."""
 
     exit_code = 6
+
+
+class AllocationError(LimitError):
+    """Memory ran out in the middle of the work; less at once may fit."""

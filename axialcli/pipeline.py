@@ -14,6 +14,7 @@ from typing import Any
 
 from axialcli import __version__
 from axialcli.backends import DEFAULT_MODEL, Model, load_model
+from axialcli.backends.memory import give_back_memory, memory_is_a_limit
 from axialcli.backends.zoo import model_files
 from axialcli.config import Backend, Device, Dtype, PredictSettings
 from axialcli.engine import (
@@ -30,7 +31,7 @@ from axialcli.engine import (
     peak_resident_bytes,
     planned_bytes,
 )
-from axialcli.errors import UsageError
+from axialcli.errors import AllocationError, UsageError
 from axialcli.geometry import whole
 from axialcli.hints import ModelHints
 from axialcli.image import Slide, describe_counts, describe_input, describe_view, open_slide
@@ -154,10 +155,11 @@ class _Run:
             fingerprint=self.fingerprint.copy(),
             stopwatch=self.stopwatch,
         )
-        self.fingerprint["plan"] = {
-            **self.engine.plan_notes(),
-            "max_ram_bytes": planned_bytes(settings, earlier, partial_folder(outputs.mask)),
-        }
+        self.planned_bytes = planned_bytes(settings, earlier, partial_folder(outputs.mask))
+        self.fingerprint["plan"] = self._plan()
+
+    def _plan(self) -> dict[str, Any]:
+        return {**self.engine.plan_notes(), "max_ram_bytes": self.planned_bytes}
 
     def report(self) -> dict[str, Any]:
         """Runs to the end, publishes the files and returns the report."""
@@ -170,7 +172,9 @@ class _Run:
             windows=windows,
         )
         with closing(self.engine), files:
-            resumed = self._stream(files)
+            resumed = len(files.done(self.engine.boxes()))
+            while not self._stream(files):
+                give_back_memory(self.model.device)
             with self.stopwatch.stage("finish"):
                 files.finish()
             if self.outputs.overlay:
@@ -181,8 +185,25 @@ class _Run:
             self.engine.finish()
         return report
 
-    def _stream(self, files: RunFiles) -> int:
-        """Computes ahead in a thread while this one writes. Returns how many blocks were there already."""
+    def _stream(self, files: RunFiles) -> bool:
+        """Makes the blocks that are missing; False where memory ran out and the rest is planned for less.
+
+        The error holds on to what was being computed, until this returns.
+        """
+        try:
+            with memory_is_a_limit():
+                self._make_blocks(files)
+        except AllocationError as error:
+            less = self.engine.halve(files.done(self.engine.boxes()))
+            if less is None:
+                raise
+            logger.warning("%s; going on with %s", str(error).partition(":")[0], less)
+            files.replan(self._plan())
+            return False
+        return True
+
+    def _make_blocks(self, files: RunFiles) -> None:
+        """Computes ahead in a thread while this one writes."""
         done = files.done(self.engine.boxes())
         total_px = whole(self.grid.size).area_px
         done_px = sum(box.area_px for box in done)
@@ -197,7 +218,6 @@ class _Run:
                     files.write(block, figures)
                 done_px += block.box.area_px
                 self.progress(Progress(done_px=done_px, total_px=total_px))
-        return len(done)
 
     def _certifier(self) -> Certifier:
         return Certifier(
@@ -227,6 +247,7 @@ class _Run:
         scratch = None if self.settings.scratch is None else str(self.settings.scratch)
         pixels_K = files.counts(self.engine.boxes())
         did = self.engine.describe()
+        halved = did.pop("halved")
         shares = {name: did.pop(name) for name in ("blank_share", "skipped_share")}
         tiles = {} if self.chosen.tiling is None else self.chosen.tiling.describe()
         return {
@@ -242,6 +263,7 @@ class _Run:
             "runtime": self.model.runtime(),
             "versions": {name: version(name) for name in ("numpy", "tifffile", "imagecodecs")},
             "resumed_blocks": resumed,
+            "halved": halved,
             "seconds": self.stopwatch.seconds(),
             "peak_resident_bytes": peak_resident_bytes(),
             "segments": describe_counts(self.slide),

@@ -14,8 +14,9 @@ import onnxruntime as ort
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from axialcli.backends.memory import ADVICE, speaks_of_memory
 from axialcli.config import Device
-from axialcli.errors import LimitError, ModelError, UsageError
+from axialcli.errors import AllocationError, ModelError, UsageError
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
@@ -36,8 +37,6 @@ ERRORS = (
 )
 """All that ONNX Runtime raises: its own, which have no common base, and Python's where arrays are bound."""
 
-NO_MEMORY = ("failed to allocate memory", "bad allocation", "bad_alloc", "out of memory", "alloc_failed")
-
 SILENT = 4
 """Of ONNX Runtime's levels of messages: errors are raised, and are not written over the progress bar too."""
 
@@ -46,7 +45,7 @@ logger = logging.getLogger("axial")
 
 @contextlib.contextmanager
 def ort_errors(where: str, doing: str) -> Iterator[None]:
-    """Turns what ONNX Runtime raises into a ModelError, or a LimitError where memory ran out.
+    """Turns what ONNX Runtime raises into a ModelError, or an AllocationError where memory ran out.
 
     doing: what failed, behind the file's name.
     """
@@ -54,8 +53,8 @@ def ort_errors(where: str, doing: str) -> Iterator[None]:
         yield
     except ERRORS as error:
         text = " ".join(str(error).split())
-        if any(words in text.lower() for words in NO_MEMORY):
-            raise LimitError("out of memory: use a smaller --batch, --tile or --max-ram") from error
+        if speaks_of_memory(text):
+            raise AllocationError(f"out of memory: {ADVICE}") from error
         # What stands before is the node's place in the source of ONNX Runtime.
         reason = text.rpartition("Status Message: ")[2].rpartition(" : ")[2]
         raise ModelError(f"{where}: {doing} ({reason:.100})") from error
@@ -97,7 +96,7 @@ def first_provider(device: torch.device, *, tensorrt: bool) -> str:
 def make_session(model: bytes, device: torch.device, *, tensorrt: bool, where: str) -> ort.InferenceSession:
     """A session for a checked, self-contained model.
 
-    Raises ModelError where ONNX Runtime does not take it, LimitError out of memory.
+    Raises ModelError where ONNX Runtime does not take it, AllocationError out of memory.
     """
     ort.set_default_logger_severity(SILENT)
     if device.type == "cuda":

@@ -29,6 +29,13 @@ class Engine(Protocol):
     def cancel(self) -> None:
         """Asks a running `blocks`, in whatever thread, to stop soon."""
 
+    def halve(self, done: Collection[Box]) -> str | None:
+        """After an AllocationError of `blocks`: plans the rest for less memory, for another `blocks`.
+
+        done: the blocks that are finished; they stay as they are. Returns what was halved, as words for a
+        message; None where nothing is left to halve. `boxes` and `plan_notes` are others then.
+        """
+
     def plan_notes(self) -> dict[str, Any]:
         """What was planned from measured memory, in JSON's types; part of the journal's fingerprint."""
 
@@ -41,6 +48,7 @@ class Engine(Protocol):
     def describe(self) -> dict[str, Any]:
         """For the report, in JSON's types: the plan, and after the run what was done of it.
 
+        `halved` says how often batch, steps or strips were halved because memory ran out.
         Among it `blank_share`, of the pixels that were read, and `skipped_share`, of the work; both 0
         without a background, and of what this run did, not those before it.
         """

@@ -5,6 +5,7 @@ Shapes: B batch, H height, W width, C channels, K classes.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import torch
 
 from axialcli.backends import Model
-from axialcli.backends.memory import memory_is_a_limit
+from axialcli.backends.memory import give_back_memory, memory_is_a_limit
 from axialcli.config import MASK_TILE, EngineName
 from axialcli.engine.ahead import ahead
 from axialcli.engine.background import Background
 from axialcli.engine.band import Band
 from axialcli.engine.grid import TileSpan
+from axialcli.engine.halving import Halvings, halved_strips
 from axialcli.engine.mask_grid import mask_size
 from axialcli.engine.memory import peak_resident_bytes
 from axialcli.engine.slabs import Slabs
@@ -25,7 +27,7 @@ from axialcli.engine.stopwatch import Stopwatch
 from axialcli.engine.tile_plan import TilePlan, cut, strip_edges
 from axialcli.engine.tile_runner import TileRunner
 from axialcli.engine.tiling import Tiling
-from axialcli.errors import LimitError
+from axialcli.errors import AllocationError, LimitError
 from axialcli.geometry import Block, Box, Size
 from axialcli.image import SlideView
 
@@ -37,6 +39,8 @@ OVERLAY_BYTES = 128 << 20
 
 DEFAULT_BATCH = {"cpu": 4, "mps": 4, "cuda": 16}
 
+logger = logging.getLogger("axial")
+
 
 class TileEngine:
     """An Engine that runs a model over a view of a slide in overlapping tiles.
@@ -46,8 +50,8 @@ class TileEngine:
     of the view that the slide keeps decoded between two reads. background: its pixels are set to one
     colour, and tiles of nothing else are not run. windows: of the mask, whose logits the blocks carry: the
     logarithms of the blended probabilities. probs: whether the blocks carry probabilities. overlay:
-    whether the budget has to leave room for one. repeat: batch and left edges of the strips of an earlier
-    run. size: of the mask.
+    whether the budget has to leave room for one. repeat: the `plan_notes` of an earlier run. size: of the
+    mask.
     """
 
     name: EngineName = "tiles"
@@ -79,6 +83,7 @@ class TileEngine:
         self._runner = TileRunner(
             model, tiling, background=background, dtype=view.dtype, stopwatch=self.stopwatch
         )
+        self._halvings = Halvings(repeat)
         rows, columns = tiling.rows(view.size.height), tiling.columns(view.size.width)
         self.batch = (
             int(repeat["batch"]) if repeat else min(batch or DEFAULT_BATCH[model.device.type], len(columns))
@@ -89,15 +94,29 @@ class TileEngine:
 
     def boxes(self) -> list[Box]:
         """The blocks in the order in which they are finished."""
-        return self.plan.boxes(self.size)
+        return self._halvings.boxes(self.plan.boxes(self.size))
 
     def cancel(self) -> None:
         """Asks a running `blocks`, in whatever thread, to stop after the batch in work."""
         self._cancelled.set()
 
     def plan_notes(self) -> dict[str, Any]:
-        """Batch, and the left edges of the strips."""
-        return {"batch": self.batch, "strips": [x0 for x0, _, _ in self.plan.strips]}
+        """Batch, the left edges of the strips, and what was halved to come to them."""
+        return {"batch": self.batch, "strips": self._edges(), **self._halvings.notes()}
+
+    def halve(self, done: Collection[Box]) -> str | None:
+        """Half as many tiles at once; where it is one already, strips of half the width."""
+        self._cancelled.clear()
+        if self.batch > 1:
+            self._halve_batch()
+            return f"batches of {self.batch}"
+        edges = halved_strips(self._edges(), self.size.width)
+        if len(edges) == len(self.plan.strips):
+            return None
+        columns = self.tiling.columns(self.view.size.width)
+        self._halvings.add("strips", done)
+        self.plan = TilePlan(rows=self.plan.rows, strips=cut(columns, edges, self.size.width))
+        return f"{len(edges)} column strips"
 
     def finish(self) -> None:
         """Nothing to do: tiles leave nothing behind."""
@@ -114,6 +133,7 @@ class TileEngine:
             "batch": self.batch,
             "strips": len(self.plan.strips),
             "tiles": self.plan.tiles,
+            "halved": self._halvings.describe(),
             "blank_share": round(self._slabs.pixels.blank_px / pixels, 4) if pixels else 0.0,
             "skipped_share": round(runner.tiles_skipped / tiles, 4) if tiles else 0.0,
         }
@@ -124,8 +144,7 @@ class TileEngine:
         A strip of which some blocks are done is computed again from the first row of tiles that
         the first missing block needs; the numbers are the same as in one run, bit by bit.
         """
-        finished = set(done)
-        missing = [box for box in self.boxes() if box not in finished]
+        missing = self._halvings.missing(self.plan.boxes(self.size), done)
         with memory_is_a_limit():
             for x0, x1, columns in self.plan.strips:
                 wanted = [box for box in missing if box.x0 == x0]
@@ -195,10 +214,31 @@ class TileEngine:
 
     def _resident_bytes_with_one_batch(self) -> int:
         """Peak resident memory after a first batch: libraries, weights and the network's buffers."""
-        with memory_is_a_limit():
-            batch = torch.ones((self.batch, *self._seen, self.view.channels), dtype=torch.uint8)
-            # What allocators and runtimes keep shows in the second run, while the first answer is held.
-            held = self._runner.predict(batch)
-            self._runner.predict(batch)
-            del held
+        while not self._fits():
+            self._halve_batch()
+            logger.warning("memory ran out in a first batch; going on with batches of %d", self.batch)
+            give_back_memory(self.model.device)
         return peak_resident_bytes()
+
+    def _fits(self) -> bool:
+        """Runs a batch of blank tiles; False where memory runs out. Raises AllocationError for one tile."""
+        try:
+            with memory_is_a_limit():
+                batch = torch.ones((self.batch, *self._seen, self.view.channels), dtype=torch.uint8)
+                # What allocators and runtimes keep shows in the second run, while the first answer is held.
+                held = self._runner.predict(batch)
+                self._runner.predict(batch)
+                del held
+        except AllocationError:
+            if self.batch == 1:
+                raise
+            return False
+        return True
+
+    def _halve_batch(self) -> None:
+        self.batch //= 2
+        self._halvings.add("batch")
+
+    def _edges(self) -> list[int]:
+        """Left edges of the strips."""
+        return [x0 for x0, _, _ in self.plan.strips]

@@ -78,10 +78,10 @@ class Journal(Closing):
         """The fingerprint of the work in the folder `path`, or None where there is none to be read."""
         try:
             with (path / JOURNAL).open("rb") as file:
-                note = read_note(file.readline())
+                notes = list(iter(lambda: read_note(file.readline()), None))
         except OSError:
             return None
-        return note["fingerprint"] if note and note.get("format") == _FORMAT else None
+        return _header(notes)["fingerprint"] if notes and notes[0].get("format") == _FORMAT else None
 
     @property
     def done(self) -> frozenset[Box]:
@@ -99,12 +99,23 @@ class Journal(Closing):
         Returns when the disk holds the note. Raises OutputError.
         """
         pixels = tuple(int(count) for count in counts)
-        line = note_line({"box": list(box), "counts": list(pixels)})
+        self._append({"box": list(box), "counts": list(pixels)})
+        self._counts[box] = pixels
+
+    def replan(self, plan: Mapping[str, Any]) -> None:
+        """Notes that the blocks to come follow another plan, which a continued run then has to repeat.
+
+        plan: what stands under "plan" in the fingerprint from now on. Raises OutputError.
+        """
+        self._append({"plan": dict(plan)})
+
+    def _append(self, note: dict[str, Any]) -> None:
+        """Returns when the disk holds the note."""
+        line = note_line(note)
         with writing(self._path):
             write_at(self._file, self._end, line)
             sync_file(self._file)
         self._end += len(line)
-        self._counts[box] = pixels
 
     def remove(self) -> bool:
         """Deletes the folder and ends the lock; False where files of others keep it alive.
@@ -132,12 +143,13 @@ class Journal(Closing):
         if None in parsed or not _readable(parsed):
             self.restarted = "the journal of the earlier run is damaged"
             return False
-        changed = _changes(parsed[0], wanted)
+        changed = _changes(_header(parsed), wanted)
         if changed:
             self.restarted = f"the earlier run differed in: {', '.join(changed)}"
             return False
         for note in parsed[1:]:
-            self._counts[Box(*note["box"])] = tuple(note["counts"])
+            if "box" in note:
+                self._counts[Box(*note["box"])] = tuple(note["counts"])
         self._end = sum(len(line) for line in lines[: len(parsed)])
         return True
 
@@ -169,8 +181,16 @@ def earlier_plan(out: Path, fingerprint: Mapping[str, Any]) -> Any:
 
 
 def _readable(notes: list[Any]) -> bool:
-    header, *blocks = notes
-    return header.get("format") == _FORMAT and all({"box", "counts"} <= note.keys() for note in blocks)
+    header, *others = notes
+    return header.get("format") == _FORMAT and all(
+        {"box", "counts"} <= note.keys() or note.keys() == {"plan"} for note in others
+    )
+
+
+def _header(notes: list[Any]) -> dict[str, Any]:
+    """The first note, with the last plan that was noted."""
+    plans = [{"plan": note["plan"]} for note in notes[1:] if "plan" in note]
+    return {**notes[0], "fingerprint": {**notes[0]["fingerprint"], **(plans[-1] if plans else {})}}
 
 
 def _changes(header: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -85,6 +85,12 @@ class RunFiles(Closing):
             block.box, np.bincount(block.labels_HW.ravel(), minlength=len(self._info.classes))
         )
 
+    def replan(self, plan: Mapping[str, Any]) -> None:
+        """The blocks to come follow another plan; it stands under "plan" in the fingerprint from now on."""
+        # The main journal last: it says which plan a continued run repeats.
+        for journal in reversed(self._journals):
+            journal.replan(plan)
+
     def counts(self, boxes: Iterable[Box]) -> NDArray[np.int64]:
         """Pixels per class over `boxes`, [K]."""
         return self.journal.counts(boxes)

@@ -16,7 +16,7 @@ from onnx import helper
 
 from axialcli.backends import load_model, onnx_session
 from axialcli.backends.onnx_session import CPU, CUDA, TENSORRT, choose_device, engine_cache, ort_errors
-from axialcli.errors import LimitError, ModelError, UsageError
+from axialcli.errors import AllocationError, LimitError, ModelError, UsageError
 from tests.fixtures.graphs import convolution, make_model, onnx_spec, random_kernel, save, weights
 
 
@@ -155,10 +155,10 @@ def test_threads_are_those_of_torch_and_do_not_spin(tmp_path: Path) -> None:
     [
         (
             "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bfc_arena.cc Failed to allocate memory for 4",
-            LimitError,
+            AllocationError,
         ),
-        ("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc", LimitError),
-        ("[ONNXRuntimeError] : 1 : FAIL : CUDA error 2: out of memory", LimitError),
+        ("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc", AllocationError),
+        ("[ONNXRuntimeError] : 1 : FAIL : CUDA error 2: out of memory", AllocationError),
         ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions\n Got: 4", ModelError),
     ],
 )

@@ -219,3 +219,37 @@ def test_the_lock_survives_a_removal_by_the_run_before(tmp_path: Path) -> None:
 
 def _paths() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+PLANNED = {**PRINT, "plan": {"batch": 4}}
+
+
+def test_another_plan_in_the_middle_counts_from_there_on(tmp_path: Path) -> None:
+    folder = tmp_path / "m.partial"
+    with Journal.open(folder, PLANNED) as journal:
+        journal.record(BOXES[0], [1, 2])
+        journal.replan({"batch": 2})
+        journal.record(BOXES[1], [3, 4])
+        journal.replan({"batch": 1})
+
+    assert Journal.earlier(folder) == {**PRINT, "plan": {"batch": 1}}
+    with Journal.open(folder, {**PRINT, "plan": {"batch": 1}}) as journal:
+        assert journal.restarted is None
+        assert journal.done == set(BOXES[:2])
+        assert journal.counts().tolist() == [4, 6]
+    with Journal.open(folder, PLANNED) as journal:
+        assert journal.restarted == "the earlier run differed in: plan"
+
+
+def test_a_plan_that_a_kill_has_torn_was_never_noted(tmp_path: Path) -> None:
+    folder = tmp_path / "m.partial"
+    with Journal.open(folder, PLANNED) as journal:
+        journal.record(BOXES[0], [1, 2])
+        journal.replan({"batch": 2})
+    path = folder / "journal.txt"
+    os.truncate(path, path.stat().st_size - 1)
+
+    assert Journal.earlier(folder) == PLANNED
+    with Journal.open(folder, PLANNED) as journal:
+        assert journal.restarted is None
+        assert journal.done == {BOXES[0]}

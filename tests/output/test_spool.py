@@ -70,7 +70,7 @@ def test_a_torn_tail_is_dropped_at_every_length(tmp_path: Path, name: str) -> No
         shutil.rmtree(torn)
 
 
-@pytest.mark.parametrize("tail", [b"\x00" * 25, b"\x00" * 400, os.urandom(60), b"\xff"])
+@pytest.mark.parametrize("tail", [b"\x00" * 25, b"\x00" * 400, bytes(range(7, 247, 4)), b"\xff"])
 def test_garbage_after_the_last_record_is_dropped(tmp_path: Path, tail: bytes) -> None:
     fill(tmp_path)
     for name in ("tiles.bin", "index.bin"):

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from axialcli.engine.stream.flow import Flow
 from axialcli.engine.stream.graph import Graph
-from axialcli.engine.stream.needs import Needs, choose_steps, estimate_seconds, stage_bytes
+from axialcli.engine.stream.needs import Needs, choose_steps, estimate_seconds, lower_step, stage_bytes
 from axialcli.engine.stream.passes import ReadRows, Runner
 from axialcli.engine.stream.schedule import Schedule, make_schedule
-from axialcli.engine.stream.scratch import JOURNAL, Scratch, scratch_folder
+from axialcli.engine.stream.scratch import JOURNAL, Scratch, header_of, scratch_folder, whole_notes
 from axialcli.engine.stream.slots import assign
 from axialcli.engine.stream.stages import split
 from axialcli.engine.stream.store import MemoryStore, ScratchStore
-from axialcli.notes import read_note
 
 logger = logging.getLogger("axial")
 
@@ -93,6 +92,11 @@ class BarrierFlow:
     def graph(self) -> Graph:
         """The graph of the last sweep."""
         return self._stages[-1].graph
+
+    @property
+    def rows_px(self) -> int:
+        """Rows of pixels of a step of the last sweep."""
+        return self._steps[-1]
 
     @property
     def schedule(self) -> Schedule:
@@ -172,6 +176,29 @@ class BarrierFlow:
             self._done, at = number + 1, 0
         return True
 
+    def halve(self) -> bool:
+        """Memory ran out: the stage in work, and those after it, do half as much at once from now on.
+
+        `prepare` comes next, and goes on where the run was; but in memory, where a pass writes over what it
+        reads, one that was not finished begins all again. False where the stage does the least already.
+        Raises OutputError.
+        """
+        stage = self._done
+        steps = [
+            step if number < stage else lower_step(part, step)
+            for number, (part, step) in enumerate(zip(self._stages, self._steps, strict=True))
+        ]
+        if steps[stage] == self._steps[stage]:
+            return False
+        self._steps, self._flow, self._repeats = steps, None, True
+        self._fingerprint["plan"] = self.plan
+        if self._scratch is not None:
+            # How far a sweep is, counts in its own steps; columns are columns.
+            self._scratch.renew(self._fingerprint, self._scratch.at if self._stages[stage].columns else 0)
+        elif stage < len(self._stages) - 1:
+            self.close()
+        return True
+
     def begin(self, row: int = 0) -> int:
         """Prepares for the output's rows from `row` on. Returns the step to start with."""
         assert self._runner is not None, "prepare comes first"
@@ -224,7 +251,7 @@ class BarrierFlow:
             if self._folder is None:
                 store = MemoryStore(slots, self._store_dtype, self._device)
             else:
-                self._scratch = self._open_scratch(self._folder)
+                self._scratch = self._scratch or self._open_scratch(self._folder)
                 self._done = self._scratch.stage
                 store = self._scratch.store(slots, self._store_dtype)
             self._runner = Runner(places=self._places, store=store, dtype=self._dtype, device=self._device)
@@ -253,13 +280,12 @@ def _earlier_plan(folder: Path, decided: Mapping[str, Any]) -> Mapping[str, Any]
     An output that was ended before its first block keeps no plan, but hours of passes may be here.
     """
     try:
-        with (folder / JOURNAL).open("rb") as file:
-            note, progress = (read_note(file.readline()) for _ in range(2))
+        notes = whole_notes((folder / JOURNAL).read_bytes())
     except OSError:
         return None
-    if progress is None:
+    if len(notes) < 2 or None in notes:
         return None
-    said = dict(note["fingerprint"]) if note else {}
+    said = dict(header_of(notes)["fingerprint"])
     plan: Mapping[str, Any] | None = said.pop("plan", None)
     # As a journal gives it back: JSON knows no tuples.
     return plan if said == json.loads(json.dumps(decided)) else None

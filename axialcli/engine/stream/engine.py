@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,20 @@ from axialcli.backends.memory import memory_is_a_limit
 from axialcli.config import MASK_TILE, EngineName, StoreDtype
 from axialcli.engine.ahead import ahead
 from axialcli.engine.background import Background
+from axialcli.engine.halving import Halvings
 from axialcli.engine.stopwatch import Stopwatch
 from axialcli.engine.stream.barrier import BarrierFlow
 from axialcli.engine.stream.blocks import BlockRows
 from axialcli.engine.stream.budget import UNSEEN_BYTES, make_budget
 from axialcli.engine.stream.flow import Flow
+from axialcli.engine.stream.less import with_less
 from axialcli.engine.stream.pixels import Pixels, Slab
 from axialcli.engine.stream.plan import make_plan, whole_width
 from axialcli.engine.stream.schedule import make_schedule
 from axialcli.engine.stream.sparse import SparseFlow
 from axialcli.engine.stream.trace import trace
 from axialcli.engine.tiles import OVERLAY_BYTES, SPARE_BYTES
-from axialcli.errors import OutputError
+from axialcli.errors import AllocationError, OutputError
 from axialcli.geometry import Block, Box, Size
 from axialcli.image import SlideView
 
@@ -83,6 +86,7 @@ class StreamEngine:
         self.stopwatch = stopwatch or Stopwatch()
         self._pixels = Pixels(view, model, background, self.stopwatch)
         self._cancelled = threading.Event()
+        self._halvings = Halvings(repeat)
         self._channels = len(model.spec.input.channels)
         budget = make_budget(
             model.device,
@@ -106,7 +110,7 @@ class StreamEngine:
                 plan=repeat,
             )
             self._barrier.check(None if budget.on_device else budget.fixed_bytes + of_blocks)
-            self.plan = whole_width(graph, self._barrier.schedule.rows_px)
+            self.plan = whole_width(graph, self._barrier.rows_px)
         else:
             self.plan = make_plan(
                 self.network,
@@ -123,6 +127,10 @@ class StreamEngine:
 
     def boxes(self) -> list[Box]:
         """The blocks in the order in which they are finished."""
+        return self._halvings.boxes(self._planned())
+
+    def _planned(self) -> list[Box]:
+        """The blocks of the plan."""
         return [
             Box(y, x0, min(y + MASK_TILE, self.view.size.height), x1)
             for x0, x1 in map(self.plan.own, range(len(self.plan.strips)))
@@ -135,7 +143,25 @@ class StreamEngine:
 
     def plan_notes(self) -> dict[str, Any]:
         """What a continued run has to repeat."""
-        return self.plan.notes() if self._barrier is None else self._barrier.plan
+        plan = self.plan.notes() if self._barrier is None else self._barrier.plan
+        return {**plan, **self._halvings.notes()}
+
+    def halve(self, done: Collection[Box]) -> str | None:
+        """Steps of half the height; where they are low already, strips of half the width."""
+        if self._barrier is not None:
+            if not self._barrier.halve():
+                return None
+            self.plan = replace(self.plan, rows_px=self._barrier.rows_px)
+            self._halvings.add("steps")
+            words = "steps of half the height"
+        else:
+            less = with_less(self.plan, self.network, self._channels, self.view.size)
+            if less is None:
+                return None
+            self.plan, what, words = less
+            self._halvings.add(what, done if what == "strips" else ())
+        self._cancelled.clear()
+        return words
 
     def finish(self) -> None:
         """The output is complete: deletes the scratch files, with a warning where that fails."""
@@ -157,6 +183,7 @@ class StreamEngine:
             "halo_px": self.plan.halo_px if len(self.plan.strips) > 1 else 0,
             "recomputed_share": round(self.plan.recomputed_share, 4),
             "state_bytes": self.state_bytes,
+            "halved": self._halvings.describe(),
             "blank_share": _share(self._pixels.filled.blank_px, self._pixels.filled.read_px),
             "skipped_share": _share(self._skipped_px, self._output_px),
         }
@@ -166,20 +193,22 @@ class StreamEngine:
 
         Rows that are missing are computed with those that the receptive field needs above them, in
         the same steps as in one run: the numbers are the same, bit by bit. After the last block the
-        scratch folder stays locked until `finish` or `close`.
+        scratch folder stays locked until `finish` or `close`, and so it does where memory ran out.
         """
-        finished = set(done)
-        missing = [box for box in self.boxes() if box not in finished]
+        missing = self._halvings.missing(self._planned(), done)
         if not missing:
             return
         self._say_what_it_costs()
-        complete = False
+        goes_on = False
         try:
             with memory_is_a_limit():
                 yield from self._missing(missing)
-            complete = not self._cancelled.is_set()
+            goes_on = not self._cancelled.is_set()
+        except AllocationError:
+            goes_on = True
+            raise
         finally:
-            if not complete:
+            if not goes_on:
                 self.close()
 
     def _missing(self, missing: list[Box]) -> Iterator[Block]:
@@ -199,7 +228,7 @@ class StreamEngine:
                 logger.info(self._barrier.needs().text)
         elif len(self.plan.strips) > 1:
             logger.info(
-                "--max-ram leaves room for %d column strips: %.0f %% of the width is computed twice",
+                "memory leaves room for %d column strips: %.0f %% of the width is computed twice",
                 len(self.plan.strips),
                 100 * self.plan.recomputed_share,
             )

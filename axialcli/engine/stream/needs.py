@@ -140,6 +140,12 @@ def _rows(graph: Graph, bytes_per_number: int, free_bytes: int) -> int:
     return rows_px
 
 
+def lower_step(stage: Stage, step: int) -> int:
+    """Half of what a stage does at once, or the least that it can."""
+    least = 1 if stage.columns else lowest_step(stage.graph)
+    return max(least, step // 2 // least * least)
+
+
 def lowest_step(graph: Graph) -> int:
     """The lowest step, in rows of pixels: whole cells of every grid, and whole blocks of local windows."""
     blocks = [

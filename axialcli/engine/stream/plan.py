@@ -27,11 +27,12 @@ LOWEST_STEP_PX = 16
 
 @dataclass(frozen=True, kw_only=True)
 class StreamPlan:
-    """rows_px: rows of pixels of a step. strips: left edges of the column strips, multiples of a mask tile.
-    halo_px: what a strip reads beyond its own columns on each side, at least; period_px: it begins at a
-    multiple of this, so that the network's grids lie as in the whole picture."""
+    """rows_px: rows of pixels of a step, a multiple of stride_px. strips: left edges of the column strips,
+    multiples of a mask tile. halo_px: what a strip reads beyond its own columns on each side, at least;
+    period_px: it begins at a multiple of this, so that the network's grids lie as in the whole picture."""
 
     rows_px: int
+    stride_px: int
     strips: tuple[int, ...]
     halo_px: int
     period_px: int
@@ -77,12 +78,13 @@ def make_plan(
     LimitError where nothing fits, NotStreamable.
     """
     # What a stream takes does not grow with the height; a lower picture is planned faster.
-    graph = _low(network, channels, size)
+    graph = low_graph(network, channels, size)
     field = graph.receptive_field_px()
 
     def plan_of(rows_px: int, strips: Sequence[int]) -> StreamPlan:
         return StreamPlan(
             rows_px=rows_px,
+            stride_px=graph.stride,
             strips=tuple(strips),
             halo_px=field or 0,
             period_px=graph.period,
@@ -100,7 +102,7 @@ def make_plan(
         """Heights of a step with that many strips, the best first, and the bytes that each takes."""
         plan = plan_of(graph.stride, cut(count))
         widths = {x1 - x0 for x0, x1 in map(plan.reads, range(count))}
-        parts = [graph] if count == 1 else _strips(network, channels, graph, widths)
+        parts = [graph] if count == 1 else strip_graphs(network, channels, graph, widths)
         for rows_px in _heights(graph, max(widths)):
             yield (
                 rows_px,
@@ -132,7 +134,7 @@ def make_plan(
     )
 
 
-def _low(network: nn.Module, channels: int, size: Size) -> Graph:
+def low_graph(network: nn.Module, channels: int, size: Size) -> Graph:
     """The graph of a picture of that width, and of no more height than its buffers need to fill."""
     graph = trace(network, channels, size)
     if graph.looks_everywhere:
@@ -142,7 +144,7 @@ def _low(network: nn.Module, channels: int, size: Size) -> Graph:
     return graph if size.height <= height else trace(network, channels, Size(height, size.width))
 
 
-def _strips(network: nn.Module, channels: int, whole: Graph, widths: Iterable[int]) -> list[Graph]:
+def strip_graphs(network: nn.Module, channels: int, whole: Graph, widths: Iterable[int]) -> list[Graph]:
     """The graphs of column strips. Raises NotStreamable where they are not parts of the whole's."""
     found = [trace(network, channels, Size(whole.height, width)) for width in sorted(widths)]
     for part in found:
@@ -158,8 +160,14 @@ def _does(node: Node) -> object:
 
 def whole_width(graph: Graph, rows_px: int) -> StreamPlan:
     """The plan of a network that looks at whole rows or columns: one strip."""
-    width = graph.nodes[0].plane.width
-    return StreamPlan(rows_px=rows_px, strips=(0,), halo_px=0, period_px=graph.period, width=width)
+    return StreamPlan(
+        rows_px=rows_px,
+        stride_px=graph.stride,
+        strips=(0,),
+        halo_px=0,
+        period_px=graph.period,
+        width=graph.nodes[0].plane.width,
+    )
 
 
 def _heights(graph: Graph, width: int) -> Iterator[int]:

@@ -70,6 +70,13 @@ class Scratch:
             self._journal.write(note_line({"stage": stage, "at": at}))
             os.fsync(self._journal.fileno())
 
+    def renew(self, fingerprint: Mapping[str, Any], at: int) -> None:
+        """Goes on under another fingerprint: what is finished counts for it, and `at` of the next stage."""
+        self.at = at
+        with _using(self.path):
+            self._journal.write(note_line({"fingerprint": fingerprint, "stage": self.stage, "at": at}))
+            os.fsync(self._journal.fileno())
+
     def close(self) -> None:
         """Ends the lock; the files stay, to be continued."""
         self._journal.close()
@@ -87,17 +94,15 @@ class Scratch:
     def _continue(self, header: dict[str, Any], sizes: Sequence[int]) -> str | None:
         """Reads the journal. Returns why its work is of no use, "" where there is none, None if it is."""
         try:
-            lines = (self.path / JOURNAL).read_bytes().splitlines(keepends=True)
+            data = (self.path / JOURNAL).read_bytes()
         except FileNotFoundError:
             return ""
-        notes = [read_note(line) for line in lines]
-        while notes and notes[-1] is None:  # The torn tail of a kill.
-            notes.pop()
+        notes = whole_notes(data)
         if not notes:
             return ""
         if None in notes:
             return "its journal is damaged"
-        if notes[0] != header:
+        if header_of(notes) != header:
             return "it was another run"
         if len(notes) > 1 and any(
             not path.is_file() or path.stat().st_size != size
@@ -107,7 +112,7 @@ class Scratch:
         if len(notes) > 1:
             self.stage, self.at = int(notes[-1]["stage"]), int(notes[-1]["at"])
         with (self.path / JOURNAL).open("r+b") as file:
-            file.truncate(sum(len(line) for line in lines[: len(notes)]))
+            file.truncate(sum(len(line) for line in data.splitlines(keepends=True)[: len(notes)]))
         return None
 
     def _start(self, header: dict[str, Any], reason: str) -> None:
@@ -124,6 +129,20 @@ class Scratch:
         (self.path / JOURNAL).unlink(missing_ok=True)
         for path in self.path.glob("features-*.bin"):
             path.unlink(missing_ok=True)
+
+
+def whole_notes(data: bytes) -> list[Any]:
+    """The notes of a journal, None for one that is damaged; without what a kill has torn off at the end."""
+    notes = [read_note(line) for line in data.splitlines(keepends=True)]
+    while notes and notes[-1] is None:
+        notes.pop()
+    return notes
+
+
+def header_of(notes: Sequence[Any]) -> dict[str, Any]:
+    """What the work of a journal's notes is: its first note, with the last fingerprint that was noted."""
+    renewed = [note["fingerprint"] for note in notes if "fingerprint" in note]
+    return {**notes[0], "fingerprint": renewed[-1]} if renewed else notes[0]
 
 
 def _lock(folder: Path) -> io.FileIO:
