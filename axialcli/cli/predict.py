@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from axialcli.cli.console import printable, say
+from axialcli.cli.console import printable, say, show_messages
 from axialcli.cli.model_options import (
     MODEL_HELP,
     ActivationOption,
@@ -152,7 +152,7 @@ def predict(
     PredictSettings(**settings, **selection)
     check_scratch(scratch)
     check_outputs(out, inputs=[slide, Path(model)], probs=probs, overlay=overlay, force=force)
-    _show_messages()
+    show_messages()
     with open_slide(slide, **selection) as opened:
         for text in opened.warnings:
             logging.getLogger("axial").warning("%s: %s", slide, text)
@@ -197,23 +197,6 @@ def _parse_overlap(text: str | None) -> int | str | None:
         return int(text)
     except ValueError:
         raise UsageError(f"--overlap is '{text}': give a number of pixels, or auto") from None
-
-
-class _OneLine(logging.Formatter):
-    """A message as one line that a terminal shows as it is."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        kind = "warning: " if record.levelno >= logging.WARNING else ""
-        return f"axial: {kind}{printable(record.getMessage())}"
-
-
-def _show_messages() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine())
-    logger = logging.getLogger("axial")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
 
 
 def _summary(report: dict[str, Any]) -> str:
