@@ -120,6 +120,36 @@ class Block:
     windows: tuple[tuple[Box, NDArray[np.float32]], ...] = ()
 
 
+class Affine(NamedTuple):
+    """World coordinates of a place in a picture: x = x0 + column * x_column + row * x_row, y likewise.
+
+    Rows and columns are counted from the upper left corner of the first pixel, whose centre is (0.5, 0.5).
+    """
+
+    x0: float
+    x_column: float
+    x_row: float
+    y0: float
+    y_column: float
+    y_row: float
+
+    def world(self, row: float, column: float) -> tuple[float, float]:
+        """x and y of a place."""
+        return (
+            self.x0 + column * self.x_column + row * self.x_row,
+            self.y0 + column * self.y_column + row * self.y_row,
+        )
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Row and column of x and y. Raises ZeroDivisionError where the picture has no area."""
+        area = self.x_column * self.y_row - self.x_row * self.y_column
+        dx, dy = x - self.x0, y - self.y0
+        return (
+            (self.x_column * dy - self.y_column * dx) / area,
+            (self.y_row * dx - self.x_row * dy) / area,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class GeoReference:
     """The GeoTIFF tags of a picture, as they stand in its first directory.
@@ -161,3 +191,19 @@ class GeoReference:
         if scale:
             scale = (scale[0] * factor_x, scale[1] * factor_y, *scale[2:])
         return replace(self, pixel_scale=scale, tiepoints=tuple(tiepoints), transformation=tuple(matrix))
+
+    @property
+    def affine(self) -> Affine | None:
+        """Where pixels lie in the world; None where only control points say so, or nothing does."""
+        if len(self.transformation) >= 8:
+            a, b, _, x, c, d, _, y = self.transformation[:8]
+            own = Affine(x, a, b, y, c, d)
+        elif len(self.pixel_scale) >= 2 and len(self.tiepoints) >= 6:
+            (sx, sy), (column, row, _, x, y, _) = self.pixel_scale[:2], self.tiepoints[:6]
+            own = Affine(x - column * sx, sx, 0.0, y + row * sy, 0.0, -sy)
+        else:
+            return None
+        if not self.pixel_is_point:
+            return own
+        x, y = own.world(-0.5, -0.5)
+        return own._replace(x0=x, y0=y)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from axialcli import __version__
 from axialcli.backends import DEFAULT_MODEL, Model, load_model
@@ -73,6 +76,8 @@ def predict(
     trust_model: bool = False,
     probs: str | Path | None = None,
     overlay: str | Path | None = None,
+    csv: str | Path | None = None,
+    heatmaps: Sequence[tuple[str, str | Path]] = (),
     force: bool = False,
     progress: Callable[[Progress], None] | None = None,
     **settings: Any,
@@ -81,7 +86,8 @@ def predict(
 
     slide: a path, or an open Slide, which then has its channels, plane and resolution already. out:
     the mask, a TIFF. model: a name, a model file, or a loaded Model; device, dtype, backend, hints and
-    trust_model say how a file is loaded, see `load_model`. probs, overlay: more files to write. force:
+    trust_model say how a file is loaded, see `load_model`. probs, overlay: more files to write. csv: the
+    table of a classifier's tiles. heatmaps: classes, by name or number, and a .tif or .png for each. force:
     overwrite. settings: the fields of PredictSettings. Returns the run report, which also lies beside
     the mask as OUT.json. Raises an AxialError; OUT is then absent or as it was.
     """
@@ -100,7 +106,9 @@ def predict(
                 "device, dtype, backend, hints and trust_model belong to load_model, done already"
             )
         inputs = [*slide.files, *([] if isinstance(model, Model) else model_files(model))]
-        outputs = check_outputs(out, inputs=inputs, probs=probs, overlay=overlay, force=force)
+        outputs = check_outputs(
+            out, inputs=inputs, probs=probs, overlay=overlay, table=csv, heatmaps=heatmaps, force=force
+        )
         if not isinstance(model, Model):
             how: dict[str, Any] = {
                 "backend": backend,
@@ -128,12 +136,17 @@ class _Run:
         self.slide, self.model, self.outputs, self.settings = slide, model, outputs, settings
         self.progress = progress
         self.stopwatch = Stopwatch()
+        classifies = model.spec.task == "classification"
+        outputs.check_classes(model.spec.classes, classifies=classifies)
         self.view = choose_view(slide, model, settings)
         self.found = find_background(settings.background, slide, self.view)
         self.chosen = choose_engine(settings, model, self.view.size)
         self.grid = mask_grid(self.view, self.chosen.stride)
-        if outputs.probs is None and settings.probs_dtype != PredictSettings.probs_dtype:
-            logger.warning("--probs-dtype: no effect without --probs")
+        # The whole picture is one tile: its answer is the result, and stands in the report.
+        self.answers_once = classifies and self.grid.size == (1, 1)
+        self.answer_K: list[float] = []
+        if not outputs.of_probs and settings.probs_dtype != PredictSettings.probs_dtype:
+            logger.warning("--probs-dtype: no effect without --probs or --heatmap")
         self.fingerprint = fingerprint(slide, self.view, model, settings, self.chosen, self.found)
         self.certifier = self._certifier() if settings.certify else None
         level = slide.levels[self.view.level]
@@ -148,8 +161,8 @@ class _Run:
             background=self.found.background,
             windows=self.certifier.windows if self.certifier else (),
             reserved_bytes=self.certifier.reserved_bytes if self.certifier else 0,
-            probs=outputs.probs is not None,
-            overlay=outputs.overlay is not None,
+            probs=bool(outputs.of_probs) or self.answers_once,
+            overlay=outputs.drawn,
             repeat=earlier,
             run_name=str(outputs.mask.resolve()),
             fingerprint=self.fingerprint.copy(),
@@ -177,7 +190,7 @@ class _Run:
                 give_back_memory(self.model.device)
             with self.stopwatch.stage("finish"):
                 files.finish()
-            if self.outputs.overlay:
+            if self.outputs.drawn:
                 with self.stopwatch.stage("overlay"):
                     files.draw(self.slide.thumbnail(OVERLAY_MAX_PX))
             report = self._report(files, resumed)
@@ -204,7 +217,8 @@ class _Run:
 
     def _make_blocks(self, files: RunFiles) -> None:
         """Computes ahead in a thread while this one writes."""
-        done = files.done(self.engine.boxes())
+        # The journal does not keep the one answer; computing it again costs one tile.
+        done = set() if self.answers_once else files.done(self.engine.boxes())
         total_px = whole(self.grid.size).area_px
         done_px = sum(box.area_px for box in done)
         self.progress(Progress(done_px=done_px, total_px=total_px))
@@ -216,6 +230,8 @@ class _Run:
                         figures = self.certifier.compare(block)
                 with self.stopwatch.stage("write"):
                     files.write(block, figures)
+                if self.answers_once and block.probs_KHW is not None:
+                    self.answer_K = block.probs_KHW[:, 0, 0].tolist()
                 done_px += block.box.area_px
                 self.progress(Progress(done_px=done_px, total_px=total_px))
 
@@ -236,6 +252,11 @@ class _Run:
             mpp=self.grid.mpp,
             georeference=self.grid.georeference,
             covered=self.grid.covered,
+            cell_px=(
+                self.view.downsample[0] * self.grid.stride.height,
+                self.view.downsample[1] * self.grid.stride.width,
+            ),
+            slide_size=self.slide.size,
             orientation=self.slide.orientation,
             layout=self.settings.layout,
             palette=self.settings.palette,
@@ -268,6 +289,15 @@ class _Run:
             "peak_resident_bytes": peak_resident_bytes(),
             "segments": describe_counts(self.slide),
             "classes": class_areas(pixels_K, self.model.spec.classes, self.grid.mpp),
+            "answer": self._answer(pixels_K) if self.answers_once else None,
+        }
+
+    def _answer(self, pixels_K: NDArray[np.int64]) -> dict[str, Any]:
+        """Of a picture that is one tile: its class, and the probability of each."""
+        names = [entry.name for entry in self.model.spec.classes]
+        return {
+            "class": names[int(pixels_K.argmax())],
+            "probabilities": dict(zip(names, self.answer_K, strict=True)),
         }
 
     def _certificate(self, files: RunFiles) -> dict[str, Any] | None:

@@ -279,7 +279,7 @@ def test_options_of_a_store_are_idle_where_a_model_needs_none(
 
     assert caplog.messages[:2] == [
         "--scratch, --store-dtype: no effect, this model does not look at the whole height",
-        "--probs-dtype: no effect without --probs",
+        "--probs-dtype: no effect without --probs or --heatmap",
     ]
     # Only the background decides anything.
     assert "starting over, the earlier run differed in: background, settings" in caplog.messages[2]

@@ -10,6 +10,7 @@ import typer
 
 from axialcli import __version__
 from axialcli.cli.console import printable
+from axialcli.cli.evaluate import evaluate
 from axialcli.cli.export_onnx import export_onnx
 from axialcli.cli.info import info
 from axialcli.cli.models import models
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command()(evaluate)
 app.command("export-onnx")(export_onnx)
 app.command()(info)
 app.add_typer(models)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import shutil
 import sys
@@ -37,3 +38,21 @@ def as_text(table: Table) -> str:
 def printable(text: str) -> str:
     """The text with its control characters escaped: names of files cannot play tricks on a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+class _OneLine(logging.Formatter):
+    """A message as one line that a terminal shows as it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        kind = "warning: " if record.levelno >= logging.WARNING else ""
+        return f"axial: {kind}{printable(record.getMessage())}"
+
+
+def show_messages() -> None:
+    """What the libraries have to say goes to stderr, a line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    logger = logging.getLogger("axial")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from axialcli.cli.console import printable, say
+from axialcli.cli.console import printable, say, show_messages
 from axialcli.cli.model_options import (
     MODEL_HELP,
     ActivationOption,
@@ -98,6 +98,16 @@ def predict(
     overlay: Annotated[
         Path | None, typer.Option(help="Also write a PNG of the slide with the mask in colour.")
     ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Also write the table of tiles that a model classifies, a CSV.")
+    ] = None,
+    heatmap: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS=FILE",
+            help="Also write how probable a class is: a .tif, or a .png over the slide. More than once.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing outputs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run report.")] = False,
     input_range: InputRangeOption = None,
@@ -151,8 +161,9 @@ def predict(
     # All that can be refused is refused before torch is loaded; the pipeline checks again.
     PredictSettings(**settings, **selection)
     check_scratch(scratch)
-    check_outputs(out, inputs=[slide, Path(model)], probs=probs, overlay=overlay, force=force)
-    _show_messages()
+    files: dict[str, Any] = {"probs": probs, "overlay": overlay, "heatmaps": _parse_heatmaps(heatmap or [])}
+    check_outputs(out, inputs=[slide, Path(model)], table=csv, force=force, **files)
+    show_messages()
     with open_slide(slide, **selection) as opened:
         for text in opened.warnings:
             logging.getLogger("axial").warning("%s: %s", slide, text)
@@ -172,10 +183,10 @@ def predict(
                 backend=backend,  # type: ignore[arg-type]
                 hints=hints,
                 trust_model=trust_model,
-                probs=probs,
-                overlay=overlay,
+                csv=csv,
                 force=force,
                 progress=lambda state: bar.update(state.done_px / state.total_px, state.done_px / 1e6),
+                **files,
                 **settings,
             )
     say(json.dumps(report, indent=1) if as_json else _summary(report))
@@ -199,21 +210,12 @@ def _parse_overlap(text: str | None) -> int | str | None:
         raise UsageError(f"--overlap is '{text}': give a number of pixels, or auto") from None
 
 
-class _OneLine(logging.Formatter):
-    """A message as one line that a terminal shows as it is."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        kind = "warning: " if record.levelno >= logging.WARNING else ""
-        return f"axial: {kind}{printable(record.getMessage())}"
-
-
-def _show_messages() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine())
-    logger = logging.getLogger("axial")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+def _parse_heatmaps(texts: list[str]) -> list[tuple[str, Path]]:
+    parts = [text.rpartition("=") for text in texts]
+    for text, (name, _, file) in zip(texts, parts, strict=True):
+        if not name or not file:
+            raise UsageError(f"--heatmap is '{text}': write CLASS=FILE, such as forest=forest.png")
+    return [(name, Path(file)) for name, _, file in parts]
 
 
 def _summary(report: dict[str, Any]) -> str:
@@ -222,9 +224,14 @@ def _summary(report: dict[str, Any]) -> str:
     lines = [
         f"{printable(report['output']['path'])}: {width} x {height} pixels, model {report['model']['name']}"
     ]
+    if answer := report["answer"]:
+        share = answer["probabilities"][answer["class"]]
+        return f"{lines[0]}\n  {printable(answer['class'])}, probability {share:.4f}"
+    tiles = report["model"]["task"] == "classification"
     for entry in report["classes"]:
+        number = f"{entry['pixels']:,} tiles, " if tiles else ""
         area = "" if entry["area_um2"] is None else f", {entry['area_um2'] / 1e6:.4f} mm2"
-        lines.append(f"  {entry['name']}: {100 * entry['share']:.2f} %{area}")
+        lines.append(f"  {entry['name']}: {number}{100 * entry['share']:.2f} %{area}")
     if found := report["certificate"]:
         lines.append(
             f"  certificate: in {found['windows']} windows logits differ by up to "

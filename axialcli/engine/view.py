@@ -6,6 +6,7 @@ import logging
 import math
 
 from axialcli.backends import Model
+from axialcli.backends.spec import InputSpec
 from axialcli.config import PredictSettings
 from axialcli.image import Slide, SlideView
 
@@ -19,13 +20,21 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
     """The grid of the mask: what the settings say, otherwise the model's own resolution.
 
     A level within the model's range of resolutions is taken as it is; otherwise the slide is
-    resampled to the model's microns per pixel.
+    resampled to the model's microns per pixel. Warns where the settings choose a resolution that the model
+    is not made for, or the slide has none that is fine enough.
     """
     wanted = model.spec.input
-    if settings.level is not None:
-        return slide.view(level=settings.level)
-    if settings.mpp is not None:
-        return slide.view(mpp=settings.mpp)
+    if settings.level is not None or settings.mpp is not None:
+        view = slide.view(level=settings.level, mpp=settings.mpp)
+        if view.mpp is not None and wanted.mpp is not None and not _fits(max(view.mpp), wanted):
+            logger.warning(
+                "%s is predicted at %.3g microns per pixel, and %s is made for %s: expect a worse mask",
+                slide.path,
+                max(view.mpp),
+                model.spec.name,
+                _range(wanted),
+            )
+        return view
     if wanted.mpp is None:
         return slide.view(level=0)
     if slide.mpp is None:
@@ -37,11 +46,34 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
             wanted.mpp,
         )
         return slide.view(level=0)
-    finest, coarsest = wanted.mpp_range or (wanted.mpp, wanted.mpp)
     fitting = [
         (abs(math.log(mpp / wanted.mpp)), number)
         for number, level in enumerate(slide.levels)
         for mpp in [max(slide.mpp[0] * level.downsample[0], slide.mpp[1] * level.downsample[1])]
-        if finest * (1 - SAME_MPP) <= mpp <= coarsest * (1 + SAME_MPP)
+        if _fits(mpp, wanted)
     ]
-    return slide.view(level=min(fitting)[1]) if fitting else slide.view(mpp=wanted.mpp)
+    if fitting:
+        return slide.view(level=min(fitting)[1])
+    if max(slide.mpp) > wanted.mpp:
+        logger.warning(
+            "%s has %.3g microns per pixel and is enlarged to %g; %s is made for %s: expect a worse mask",
+            slide.path,
+            max(slide.mpp),
+            wanted.mpp,
+            model.spec.name,
+            _range(wanted),
+        )
+    return slide.view(mpp=wanted.mpp)
+
+
+def _fits(mpp: float, wanted: InputSpec) -> bool:
+    """Whether a model that has a resolution takes this one as it is."""
+    assert wanted.mpp is not None
+    finest, coarsest = wanted.mpp_range or (wanted.mpp, wanted.mpp)
+    return finest * (1 - SAME_MPP) <= mpp <= coarsest * (1 + SAME_MPP)
+
+
+def _range(wanted: InputSpec) -> str:
+    if wanted.mpp_range is None:
+        return f"{wanted.mpp:g}"
+    return "{:g} to {:g}".format(*wanted.mpp_range)

@@ -67,7 +67,7 @@ def assemble(
 
     Raises ImageError where it cannot be read, UsageError where `channels` or `z` do not fit.
     """
-    layout = _find(tiff, opened)
+    layout = find_layout(tiff, opened)
     warnings = [*tiff.complaints, *layout.warnings]
     stack = _choose_z(tiff, layout, z, warnings)
     pages = [level.planes[min(stack, len(level.planes) - 1)] for level in layout.levels]
@@ -108,7 +108,8 @@ def assemble(
     )
 
 
-def _find(tiff: Tiff, opened: list[Tiff]) -> Layout:
+def find_layout(tiff: Tiff, opened: list[Tiff]) -> Layout:
+    """Which image of a file is its own, and its levels. Raises ImageError."""
     for fits, find in _FINDERS:
         if fits(tiff):
             return find(tiff)

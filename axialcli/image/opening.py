@@ -17,7 +17,7 @@ from axialcli.image.slide import Slide
 from axialcli.image.tiff import Tiff
 from axialcli.image.work import Counts, Workers
 
-_TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
 def open_slide(
@@ -41,9 +41,9 @@ def open_slide(
     path = Path(path)
     if mpp_override is not None and not 0 < mpp_override < float("inf"):
         raise UsageError(f"{mpp_override} microns per pixel make no sense: give a number above 0")
-    head = _head(path)
-    counts, cache, workers = Counts(), SegmentCache(), Workers(threads or _cores())
-    if head[:4] in _TIFF_MAGIC:
+    head = read_head(path)
+    counts, cache, workers = Counts(), SegmentCache(), Workers(threads or reading_threads())
+    if head[:4] in TIFF_MAGIC:
         tiff = Tiff(path)
         opened = [tiff]
         try:
@@ -63,7 +63,7 @@ def open_slide(
     return Slide(path, made, counts=counts, workers=workers, cache=cache, selection=selection)
 
 
-def _head(path: Path) -> bytes:
+def read_head(path: Path) -> bytes:
     """The first bytes of a file that may be a picture. Raises ImageError where it cannot be one."""
     try:
         mode = path.stat().st_mode
@@ -82,14 +82,15 @@ def _head(path: Path) -> bytes:
         raise ImageError(f"{str(path)!r}: no file can have this name") from error
     if not head:
         raise ImageError(f"{path}: the file is empty")
-    if head[:4] in _TIFF_MAGIC or head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+    if head[:4] in TIFF_MAGIC or head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         return head
     raise ImageError(
         f"{path}: not a TIFF, PNG or JPEG; other slides are converted with `vips tiffsave --tile --pyramid`"
     )
 
 
-def _cores() -> int:
+def reading_threads() -> int:
+    """As many threads as there are cores, at most 8."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(available, 8)
 

@@ -28,13 +28,17 @@ _guard = threading.Lock()
 
 
 class RasterPicture:
-    """A PNG or JPEG as the one level of a slide. See LevelSource."""
+    """A PNG or JPEG as the one level of a slide. See LevelSource.
 
-    def __init__(self, path: Path, counts: Counts) -> None:
+    stored: a palette's numbers are returned instead of its colours, and bits as 0 and 1.
+    """
+
+    def __init__(self, path: Path, counts: Counts, *, stored: bool = False) -> None:
         """Reads the header. Raises ImageError where it is damaged or of a kind that is not read,
         LimitError where the decoded picture would be over PICTURE_LIMIT_BYTES."""
         self.path = path
         self._counts = counts
+        self._stored = stored
         self._lock = threading.Lock()
         self._pixels: NDArray[Any] | None = None
         self._picks: list[int] | slice = slice(None)
@@ -49,7 +53,7 @@ class RasterPicture:
             self.warnings = [] if _png_depth(path) != 16 or self.mode != "RGB" else ["16 bits are read as 8"]
         if self.mode not in _CHANNELS:
             raise ImageError(f"{path}: {self.mode} pixels are not read; convert it to RGB")
-        self.channels = _CHANNELS[self.mode]
+        self.channels = 1 if stored and self.mode == "P" else _CHANNELS[self.mode]
         self.dtype = np.dtype(np.uint16 if self.mode.startswith("I") else np.uint8)
         self.segment = self.size
         self.compression = self.format
@@ -86,6 +90,8 @@ class RasterPicture:
         with self._opened() as image:
             try:
                 wanted = "RGB" if self.channels == 3 else "L" if self.dtype == np.uint8 else image.mode
+                if self._stored and image.mode in ("P", "1"):
+                    wanted = image.mode
                 array = np.asarray(image.convert(wanted) if image.mode != wanted else image)
             except MemoryError as error:
                 raise LimitError(f"{self.path}: out of memory; convert it to a tiled TIFF") from error

@@ -13,7 +13,8 @@ class MaskInfo:
     """Everything about an output that does not change from block to block.
 
     size: of level 0. mpp: (y, x) microns per pixel, or None where unknown. georeference: already
-    scaled to this size. covered: which share of the height and the width lies on the slide.
+    scaled to this size. covered: which share of the height and the width lies on the slide. cell_px:
+    pixels of the slide's level 0 per pixel of the mask (y, x). slide_size: of level 0.
     orientation: TIFF tag 274 of the slide, 1..8. classes: in label order. palette: colours in the file;
     None chooses them for `generic`, whose readers keep the labels. software: name and version, the same
     for the same result. uuid_seed: decides the OME UUID.
@@ -24,6 +25,8 @@ class MaskInfo:
     mpp: tuple[float, float] | None = None
     georeference: GeoReference | None = None
     covered: tuple[float, float] = (1.0, 1.0)
+    cell_px: tuple[float, float] = (1.0, 1.0)
+    slide_size: Size | None = None
     orientation: int = 1
     layout: Layout = "auto"
     palette: bool | None = None

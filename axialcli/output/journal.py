@@ -24,6 +24,7 @@ OVERLAY_FILE = "overlay.png"
 REPORT_FILE = "report.json"
 PUBLISHING_FILE = "publishing.json"
 CERTIFICATE_FILE = "certificate.txt"
+TABLE_FILE = "tiles.csv"
 _FORMAT = 1
 _OURS = (
     JOURNAL,
@@ -33,6 +34,7 @@ _OURS = (
     REPORT_FILE,
     PUBLISHING_FILE,
     CERTIFICATE_FILE,
+    TABLE_FILE,
     *SPOOL_FILES,
 )
 

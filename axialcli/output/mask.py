@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from axialcli.geometry import Block, whole
+from axialcli.geometry import Block
 from axialcli.output.folder import WorkFolder
 from axialcli.output.info import MaskInfo
 from axialcli.output.journal import MASK_FILE
 from axialcli.output.raster import TiledRaster
-from axialcli.output.reduce import mode_2x2, nearest
+from axialcli.output.reduce import mode_2x2
 from axialcli.output.spooled import SpooledSink
 from axialcli.output.tiff import write_tiff
 
@@ -47,13 +47,7 @@ class MaskSink(SpooledSink):
         uint8 [H, W]. All blocks must have been written. Raises OutputError.
         """
         self._build()
-        levels = self._raster.levels
-        fitting = [level for level, size in enumerate(levels) if max(size) >= max_px]
-        level = fitting[-1] if fitting else 0
-        labels_HW = self._raster.read(level, 0, whole(levels[level]))
-        scale = min(1.0, max_px / max(levels[level]))
-        height, width = (max(1, round(side * scale)) for side in levels[level])
-        return nearest(labels_HW, height, width)
+        return self._raster.at_most(max_px)
 
     def _build(self) -> None:
         if not self._built:

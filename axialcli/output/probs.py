@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,22 @@ _EFFORT = 1
 class ProbsSink(SpooledSink):
     """A Sink for `block.probs_KHW`: K planes, tiled 512, zlib, with a pyramid by mean.
 
+    label: of the one class to keep; None for all.
     dtype `uint8` holds round(255 p), `float16` holds p. `generic` files have the classes as bands
     with names; OME files as channels. OME knows no float16: such a file is always `generic`.
     """
 
-    def __init__(self, folder: WorkFolder, info: MaskInfo, *, dtype: ProbsDtype = "uint8") -> None:
+    def __init__(
+        self, folder: WorkFolder, info: MaskInfo, *, dtype: ProbsDtype = "uint8", label: int | None = None
+    ) -> None:
         """Opens the spool in `folder`, which is not the mask's. Raises OutputError."""
         check_choice("probs dtype", dtype, ProbsDtype)
+        self._kept = slice(None)
+        if label is not None:
+            self._kept = slice(label, label + 1)
+            info = replace(
+                info, classes=info.classes[self._kept], uuid_seed=f"{info.uuid_seed}/class {label}"
+            )
         self._info = info
         self._path = folder.file(PROBS_FILE)
         self._layout = "generic" if dtype == "float16" else info.chosen_layout
@@ -43,7 +53,7 @@ class ProbsSink(SpooledSink):
     def write(self, block: Block) -> None:
         """Spools the probabilities of a block, which must have them. Raises OutputError."""
         assert block.probs_KHW is not None, block.box
-        self._raster.write(block.box, quantised(block.probs_KHW, self._raster.dtype))
+        self._raster.write(block.box, quantised(block.probs_KHW[self._kept], self._raster.dtype))
 
     def finish(self) -> Path:
         """Builds pyramid and file in the work folder; returns the file. Raises OutputError."""

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 from axialcli.config import MASK_TILE as TILE
 from axialcli.errors import OutputError
 from axialcli.geometry import Box, Size, grid_boxes, level_sizes, whole
+from axialcli.output.reduce import nearest
 from axialcli.output.spool import TileSpool
 
 Reduce = Callable[[NDArray[Any]], NDArray[Any]]
@@ -101,6 +102,18 @@ class TiledRaster:
             tile_HW = self._decode(self._spool.get(level, self._index(level, plane, cell)))
             image_HW[part.within(box)] = tile_HW[part.within(cell)]
         return image_HW
+
+    def at_most(self, max_px: int) -> NDArray[Any]:
+        """The whole first plane, its longer side at most `max_px`: the next larger level, nearest pixels.
+
+        The pyramid must have been built. Raises OutputError.
+        """
+        fitting = [level for level, size in enumerate(self.levels) if max(size) >= max_px]
+        level = fitting[-1] if fitting else 0
+        image_HW = self.read(level, 0, whole(self.levels[level]))
+        scale = min(1.0, max_px / max(self.levels[level]))
+        height, width = (max(1, round(side * scale)) for side in self.levels[level])
+        return nearest(image_HW, height, width)
 
     def close(self) -> None:
         """Ends the threads and closes the spool's files; nothing is deleted."""

@@ -6,8 +6,9 @@ Shapes: H height, W width, C channels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,8 @@ from axialcli.config import ProbsDtype
 from axialcli.geometry import Block, Box, WindowFigures
 from axialcli.output.certificate import CertificateNotes
 from axialcli.output.closing import Closing
-from axialcli.output.folder import partial_folder
+from axialcli.output.folder import WorkFolder, partial_folder
+from axialcli.output.heatmap import HeatmapPicture
 from axialcli.output.info import MaskInfo
 from axialcli.output.journal import OVERLAY_FILE, REPORT_FILE, Journal
 from axialcli.output.mask import MaskSink
@@ -28,7 +30,8 @@ from axialcli.output.probs import ProbsSink
 from axialcli.output.publishing import publish_all
 from axialcli.output.report import write_report
 from axialcli.output.sink import Sink
-from axialcli.output.targets import Outputs, note_publishing
+from axialcli.output.targets import Outputs, is_picture, label_of, note_publishing
+from axialcli.output.tile_table import TileTable
 
 logger = logging.getLogger("axial")
 
@@ -56,12 +59,13 @@ class RunFiles(Closing):
             self.journal = _open_journal(stack, outputs.mask, fingerprint)
             self._journals = [self.journal]
             self._mask = stack.enter_context(MaskSink(self.journal.folder, info))
-            self._sinks: list[Sink] = [self._mask]
-            if outputs.probs:
-                own = {**fingerprint, "probs": probs_dtype}
-                self._journals.append(_open_journal(stack, outputs.probs, own, self.journal))
-                probs = ProbsSink(self._journals[1].folder, info, dtype=probs_dtype)
-                self._sinks.append(stack.enter_context(probs))
+            self._sinks: list[tuple[Sink, Path]] = [(self._mask, outputs.mask)]
+            for target, what, make in _sinks_of_probs(outputs, info, probs_dtype):
+                journal = _open_journal(stack, target, {**fingerprint, **what}, self.journal)
+                self._journals.append(journal)
+                sink = make(journal.folder)
+                stack.enter_context(sink)
+                self._sinks.append((sink, target))
             self.certificate = stack.enter_context(CertificateNotes(self.journal.folder)) if windows else None
             self._stack = stack.pop_all()
 
@@ -70,14 +74,14 @@ class RunFiles(Closing):
         return {
             box
             for box in self.journal.done.intersection(boxes)
-            if all(sink.has(box) for sink in self._sinks) and self._compared(box)
+            if all(sink.has(box) for sink, _ in self._sinks) and self._compared(box)
         }
 
     def write(self, block: Block, figures: Sequence[WindowFigures] = ()) -> None:
         """Takes a block and the figures of its windows; both are on the disk before the block counts."""
-        for sink in self._sinks:
+        for sink, _ in self._sinks:
             sink.write(block)
-        for sink in self._sinks:
+        for sink, _ in self._sinks:
             sink.sync()
         if self.certificate is not None:
             self.certificate.record(figures)
@@ -96,15 +100,18 @@ class RunFiles(Closing):
         return self.journal.counts(boxes)
 
     def finish(self) -> None:
-        """Builds mask and probabilities in the work folders."""
-        targets = (self._outputs.mask, self._outputs.probs)
-        for sink, target in zip(self._sinks, targets, strict=False):
-            assert target is not None
-            self._built.append((sink.finish(), target))
+        """Builds all files but the pictures in the work folders."""
+        for sink, target in self._sinks:
+            if not isinstance(sink, HeatmapPicture):
+                self._built.append((sink.finish(), target))
 
     def draw(self, thumbnail_HWC: NDArray[np.uint8]) -> None:
-        """Draws the overlay over a thumbnail of the slide."""
-        assert self._outputs.overlay is not None
+        """Draws overlay and heatmaps over a thumbnail of the slide."""
+        for sink, target in self._sinks:
+            if isinstance(sink, HeatmapPicture):
+                self._built.append((sink.draw(thumbnail_HWC), target))
+        if self._outputs.overlay is None:
+            return
         labels_HW = self._mask.labels_at_most(OVERLAY_MAX_PX)
         picture_HWC = overlay(thumbnail_HWC, labels_HW, self._info.classes, covered=self._info.covered)
         drawn = write_overlay(self.journal.folder.file(OVERLAY_FILE), picture_HWC)
@@ -117,7 +124,7 @@ class RunFiles(Closing):
         note_publishing(self.journal, self._outputs)
         mask, *others = self._built
         publish_all([*others, mask])
-        for sink in self._sinks:
+        for sink, _ in self._sinks:
             sink.close()
         if self.certificate is not None:
             self.certificate.close()
@@ -136,6 +143,23 @@ class RunFiles(Closing):
     def _compared(self, box: Box) -> bool:
         inside = (window for window in self._windows if box.contains(window))
         return self.certificate is None or self.certificate.has(inside)
+
+
+def _sinks_of_probs(
+    outputs: Outputs, info: MaskInfo, dtype: ProbsDtype
+) -> Iterator[tuple[Path, dict[str, Any], Callable[[WorkFolder], ProbsSink | TileTable]]]:
+    """Of each file made of probabilities its path, what else decides its bytes, and how its sink is made."""
+    if outputs.probs:
+        yield outputs.probs, {"probs": dtype}, partial(ProbsSink, info=info, dtype=dtype)
+    if outputs.table:
+        yield outputs.table, {"table": True}, partial(TileTable, info=info)
+    for name, path in outputs.heatmaps:
+        label = label_of(name, info.classes)
+        if is_picture(path):
+            yield path, {"heatmap": label}, partial(HeatmapPicture, info=info, label=label)
+        else:
+            make = partial(ProbsSink, info=info, dtype=dtype, label=label)
+            yield path, {"heatmap": label, "probs": dtype}, make
 
 
 def _open_journal(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from axialcli.config import ClassInfo
 from axialcli.errors import OutputError, UsageError
 from axialcli.output.files import output_error, write_file
 from axialcli.output.folder import partial_folder
@@ -16,16 +17,58 @@ from axialcli.output.journal import PUBLISHING_FILE, Journal
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """mask: OUT. report: OUT.json beside it. probs, overlay: None where nobody asked for them."""
+    """mask: OUT. report: OUT.json beside it. The others are None, or empty, where nobody asked for them.
+
+    table: of tiles, a CSV. heatmaps: of a class, by name or number, a TIFF or a PNG each.
+    """
 
     mask: Path
     report: Path
     probs: Path | None
     overlay: Path | None
+    table: Path | None = None
+    heatmaps: tuple[tuple[str, Path], ...] = ()
 
     @property
     def all(self) -> list[Path]:
-        return [path for path in (self.mask, self.report, self.probs, self.overlay) if path is not None]
+        paths = (self.mask, self.report, self.overlay, *self.of_probs)
+        return [path for path in paths if path is not None]
+
+    @property
+    def of_probs(self) -> list[Path]:
+        """The files that are made of probabilities."""
+        paths = (self.probs, self.table, *(path for _, path in self.heatmaps))
+        return [path for path in paths if path is not None]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a thumbnail of the slide is drawn on."""
+        return self.overlay is not None or any(is_picture(path) for _, path in self.heatmaps)
+
+    def check_classes(self, classes: Sequence[ClassInfo], *, classifies: bool) -> None:
+        """Raises UsageError where a heatmap's class does not exist, or there are no tiles for a table."""
+        if self.table is not None and not classifies:
+            raise UsageError(
+                "--csv lists the tiles that a model classifies, and this one classifies pixels: "
+                "use --probs or --heatmap"
+            )
+        for name, _ in self.heatmaps:
+            label_of(name, classes)
+
+
+def label_of(text: str, classes: Sequence[ClassInfo]) -> int:
+    """The label of a class by its name or its number. Raises UsageError where there is none."""
+    names = [entry.name for entry in classes]
+    if text in names:
+        return names.index(text)
+    if text.isascii() and text.isdigit() and int(text) < len(names):
+        return int(text)
+    raise UsageError(f"--heatmap: no class '{text}'; the model has {', '.join(names)}")
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a heatmap is drawn over the slide, as a PNG, or else a TIFF of numbers."""
+    return path.suffix.lower() == ".png"
 
 
 def check_outputs(
@@ -34,13 +77,16 @@ def check_outputs(
     inputs: Iterable[Path],
     probs: str | Path | None = None,
     overlay: str | Path | None = None,
+    table: str | Path | None = None,
+    heatmaps: Iterable[tuple[str, str | Path]] = (),
     force: bool = False,
 ) -> Outputs:
     """The files to write.
 
     Raises OutputError where one exists (unless `force`, or a run that is to be continued had begun
     to publish it) or its folder does not take files; UsageError where two of them or their work
-    folders are the same, or one is among `inputs`, the files that are only to be read.
+    folders are the same, one is among `inputs`, the files that are only to be read, or a heatmap is
+    neither TIFF nor PNG.
     """
     mask = Path(out)
     if not mask.name:
@@ -50,17 +96,20 @@ def check_outputs(
         report=mask.with_name(mask.name + ".json"),
         probs=None if probs is None else Path(probs),
         overlay=None if overlay is None else Path(overlay),
+        table=None if table is None else Path(table),
+        heatmaps=tuple((name, Path(path)) for name, path in heatmaps),
     )
+    for _, path in outputs.heatmaps:
+        if path.suffix.lower() not in (".tif", ".tiff", ".png"):
+            raise UsageError(f"{path}: a heatmap is a .tif, or a .png that is drawn over the slide")
     published = _published(outputs.mask)
     read = list(inputs)
     for path in outputs.all:
         check_file(path, inputs=read, may_exist=force or str(path.resolve()) in published)
-    folders = [partial_folder(path) for path in (outputs.mask, outputs.probs) if path is not None]
+    folders = [partial_folder(path) for path in (outputs.mask, *outputs.of_probs)]
     places = [path.resolve() for path in (*outputs.all, *folders)]
     if len(set(places)) < len(places):
-        raise UsageError(
-            f"{mask}: two outputs have the same name; mask, report, probabilities and overlay differ"
-        )
+        raise UsageError(f"{mask}: two outputs have the same name; each file needs one of its own")
     return outputs
 
 

@@ -1,0 +1,107 @@
+"""The table of tiles: where each lies, its class, and how probable each class is; a CSV.
+
+Shapes: K classes, H height, W width, in tiles.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axialcli.config import MASK_TILE
+from axialcli.geometry import Block, Box
+from axialcli.output.files import open_file, writing
+from axialcli.output.folder import WorkFolder
+from axialcli.output.info import MaskInfo
+from axialcli.output.journal import TABLE_FILE
+from axialcli.output.raster import TiledRaster
+from axialcli.output.reduce import mean_2x2
+from axialcli.output.spooled import SpooledSink
+
+_EFFORT = 1
+_BUFFER_BYTES = 1 << 20
+
+
+class TileTable(SpooledSink):
+    """A Sink for labels and probabilities of a model that classifies tiles: one line per pixel of the mask.
+
+    Numbers wait in a spool, exactly as they were computed, so that a continued run writes the same file.
+    """
+
+    def __init__(self, folder: WorkFolder, info: MaskInfo) -> None:
+        """Opens the spool in `folder`, which is no other sink's. Raises OutputError."""
+        self._info = info
+        self._path = folder.file(TABLE_FILE)
+        # The label is the first plane: a threshold may have decided it, so probabilities alone do not say it.
+        planes = 1 + len(info.classes)
+        super().__init__(
+            TiledRaster(
+                folder.path, info.size, planes=planes, dtype=np.float32, effort=_EFFORT, reduce=mean_2x2
+            )
+        )
+
+    def write(self, block: Block) -> None:
+        """Spools the numbers of a block, which must have probabilities. Raises OutputError."""
+        assert block.probs_KHW is not None, block.box
+        labels_1HW = block.labels_HW[np.newaxis].astype(np.float32)
+        self._raster.write(block.box, np.concatenate((labels_1HW, block.probs_KHW)))
+
+    def finish(self) -> Path:
+        """Writes the table in the work folder; returns the file. Raises OutputError."""
+        with (
+            writing(self._path),
+            io.BufferedRandom(open_file(self._path, create=True), _BUFFER_BYTES) as file,
+        ):
+            text = io.TextIOWrapper(file, "utf-8", newline="")
+            lines = csv.writer(text, lineterminator="\n")
+            lines.writerow(self._heading())
+            for y in range(0, self._info.size.height, MASK_TILE):
+                lines.writerows(self._rows(y, min(y + MASK_TILE, self._info.size.height)))
+            text.flush()
+            text.detach()
+        return self._path
+
+    def _heading(self) -> list[str]:
+        place = [] if self._affine is None else ["map_x", "map_y"]
+        return ["x", "y", "width", "height", *place, "class", *(f"p_{c.name}" for c in self._info.classes)]
+
+    def _rows(self, first: int, last: int) -> Iterator[list[str]]:
+        """The lines of the mask's rows [first, last), from left to right."""
+        info = self._info
+        box = Box(first, 0, last, info.size.width)
+        planes = [self._raster.read(0, plane, box) for plane in range(1 + len(info.classes))]
+        numbers_HWK: NDArray[Any] = np.stack(planes, axis=-1)
+        for row in range(first, last):
+            for column in range(info.size.width):
+                label, *probs = numbers_HWK[row - first, column].tolist()
+                yield [
+                    *self._place(row, column),
+                    info.classes[int(label)].name,
+                    *(f"{one:.6f}" for one in probs),
+                ]
+
+    def _place(self, row: int, column: int) -> list[str]:
+        """Left, top, width and height on the slide's level 0; the centre of the mask's pixel on the map."""
+        assert self._info.slide_size is not None
+        (height, width), (cell_y, cell_x) = self._info.slide_size, self._info.cell_px
+        y0, x0 = row * cell_y, column * cell_x
+        y1, x1 = min(y0 + cell_y, height), min(x0 + cell_x, width)
+        place = [_pixels(one) for one in (x0, y0, x1 - x0, y1 - y0)]
+        if self._affine is not None:
+            place += [f"{one:.12g}" for one in self._affine.world(row + 0.5, column + 0.5)]
+        return place
+
+    @property
+    def _affine(self) -> Any:
+        return None if self._info.georeference is None else self._info.georeference.affine
+
+
+def _pixels(value: float) -> str:
+    """A length in pixels, whole where it is; resampled slides have tiles of broken size."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
