@@ -1,0 +1,42 @@
+"""Labelled aerial pictures of dubai: nine parts of a tile are one picture.
+
+Shapes: H height, W width, C channels. Labels are uint8: the class's place in the recipe, or IGNORE.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pictures import IGNORE, Picture
+
+
+def read_landcover(data: Path, split: str) -> list[Picture]:
+    """The joined tiles of one split ("train" or "val") of the set dubai; a tile's modality is its name.
+
+    The set's 0 is unlabelled and becomes IGNORE; its 1 (building) ... 5 (water) become 0 ... 4.
+    """
+    with (data / "dubai" / "index.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    pictures = []
+    for tile in sorted({row["tile"] for row in rows}):
+        parts = {(int(row["row"]), int(row["col"])): row["id"] for row in rows if row["tile"] == tile}
+        joined = {}
+        for folder, ending in (("images", "jpg"), ("labels", "png")):
+            grid = [
+                [np.asarray(Image.open(data / "dubai" / folder / f"{parts[y, x]}.{ending}")) for x in range(3)]
+                for y in range(3)
+            ]
+            joined[folder] = np.concatenate([np.concatenate(row, axis=1) for row in grid])
+        label_HW = np.where(joined["labels"] == 0, IGNORE, joined["labels"].astype(np.int64) - 1)
+        pictures.append(
+            Picture(
+                name=f"tile{tile}",
+                modality=f"tile{tile}",
+                image_HWC=joined["images"],
+                label_HW=label_HW.astype(np.uint8),
+            )
+        )
+    return pictures
