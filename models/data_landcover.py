@@ -12,11 +12,15 @@ import numpy as np
 from PIL import Image
 from pictures import IGNORE, Picture
 
+CLASS_OF = np.array([IGNORE, 1, 0, 2, 3, 4], np.uint8)
+"""The class of the set's 0 (unlabelled), 1 building, 2 land, 3 road, 4 vegetation, 5 water. Open land
+comes first: overlays and outlines leave class 0 as it is, and it is the ground on which all else lies."""
+
 
 def read_landcover(data: Path, split: str) -> list[Picture]:
     """The joined tiles of one split ("train" or "val") of the set dubai; a tile's modality is its name.
 
-    The set's 0 is unlabelled and becomes IGNORE; its 1 (building) ... 5 (water) become 0 ... 4.
+    The set's 0 is unlabelled and becomes IGNORE; the others become classes as CLASS_OF says.
     """
     with (data / "dubai" / "index.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
@@ -30,13 +34,12 @@ def read_landcover(data: Path, split: str) -> list[Picture]:
                 for y in range(3)
             ]
             joined[folder] = np.concatenate([np.concatenate(row, axis=1) for row in grid])
-        label_HW = np.where(joined["labels"] == 0, IGNORE, joined["labels"].astype(np.int64) - 1)
         pictures.append(
             Picture(
                 name=f"tile{tile}",
                 modality=f"tile{tile}",
                 image_HWC=joined["images"],
-                label_HW=label_HW.astype(np.uint8),
+                label_HW=CLASS_OF[joined["labels"]],
             )
         )
     return pictures
