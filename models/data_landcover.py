@@ -9,8 +9,8 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from pictures import IGNORE, Picture
+from PIL import Image
 
 CLASS_OF = np.array([IGNORE, 1, 0, 2, 3, 4], np.uint8)
 """The class of the set's 0 (unlabelled), 1 building, 2 land, 3 road, 4 vegetation, 5 water. Open land
@@ -30,7 +30,10 @@ def read_landcover(data: Path, split: str) -> list[Picture]:
         joined = {}
         for folder, ending in (("images", "jpg"), ("labels", "png")):
             grid = [
-                [np.asarray(Image.open(data / "dubai" / folder / f"{parts[y, x]}.{ending}")) for x in range(3)]
+                [
+                    np.asarray(Image.open(data / "dubai" / folder / f"{parts[y, x]}.{ending}"))
+                    for x in range(3)
+                ]
                 for y in range(3)
             ]
             joined[folder] = np.concatenate([np.concatenate(row, axis=1) for row in grid])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pictures import IGNORE, Picture
+from PIL import Image
 from scipy import ndimage
 
 UNCLEAR = 65535

@@ -15,12 +15,18 @@ from axialcli.nn.blocks import conv_bn_relu
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
-    """Sizes of a ResNet. width: channels at strides 2, 4, 8, ...; depth: blocks at each from 4 on."""
+    """Sizes of a ResNet. width: channels at strides 2, 4, 8 and 16, or the first of them; depth: blocks
+    at each from 4 on."""
 
     in_channels: int = 3
     classes: int = 10
     width: tuple[int, ...] = (32, 64, 128)
     depth: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where there is no level for blocks, or more than a tile has."""
+        if not 2 <= len(self.width) <= 4:
+            raise ValueError(f"width names {len(self.width)} levels; a ResNet has 2 to 4")
 
 
 class ResNet(nn.Module):

@@ -16,11 +16,16 @@ from axialcli.nn.blocks import conv_bn_relu
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """Sizes of a UNet. width: channels at strides 1, 2, 4, ...; as many levels as numbers."""
+    """Sizes of a UNet. width: channels at strides 1, 2, 4, ...; as many levels as numbers, 2 to 8."""
 
     in_channels: int = 3
     classes: int = 2
     width: tuple[int, ...] = (8, 16, 32, 64, 128)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where there are too few levels to have a skip, or more than any picture has."""
+        if not 2 <= len(self.width) <= 8:
+            raise ValueError(f"width names {len(self.width)} levels; a U-Net has 2 to 8")
 
 
 class UNet(nn.Module):
@@ -34,8 +39,6 @@ class UNet(nn.Module):
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        if len(config.width) < 2:
-            raise ValueError("a U-Net has two levels at the least")
         self.config = config
         self.down = nn.ModuleList(
             _double(c_in, c_out)
