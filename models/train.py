@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from export import export, flops_per_pixel
+from cost import attend_at_once, flops_per_pixel
+from export import export
 from losses import classification_loss, segmentation_loss
 from sources import batches, source_of
 from torch import Tensor
@@ -25,7 +26,9 @@ from torch import Tensor
 from axialcli.backends.model_file import read_model
 from axialcli.engine.ahead import ahead
 from axialcli.nn import build_network
-from axialcli.nn.attention import AxialAttention
+
+SAVED_STEPS = 250
+"""How many steps lie between two checkpoints."""
 
 
 def main() -> None:
@@ -87,7 +90,7 @@ def train(recipe: dict[str, Any], data: Path, run: Path, zoo: Path) -> None:
             if step % 100 == 0 or step == steps:
                 spent = time.perf_counter() - started
                 print(f"step {step}/{steps} loss {running:.4f} {spent:.0f} s", flush=True)
-            if step % 250 == 0 or step == steps:
+            if step % SAVED_STEPS == 0 or step == steps:
                 save(run / "last.pt", recipe, parts, step)
     torch.save(average.module.state_dict(), run / "weights.pt")
 
@@ -125,14 +128,6 @@ def start_from(network: torch.nn.Module, path: Path) -> None:
     fitting = {name: t for name, t in weights.items() if name in own and own[name].shape == t.shape}
     print(f"{len(fitting)} of {len(own)} tensors start from {path}", flush=True)
     network.load_state_dict(fitting, strict=False)
-
-
-def attend_at_once(network: torch.nn.Module) -> None:
-    """Takes the form of attention that exporters see: piece by piece, the way back costs ten times the way
-    there, because small pictures in large batches are many pieces. The numbers are the same."""
-    for module in network.modules():
-        if isinstance(module, AxialAttention):
-            module.forward = module._forward_traceable  # type: ignore[method-assign]
 
 
 def loss_of(recipe: dict[str, Any], logits: Tensor, wanted: Tensor) -> Tensor:
