@@ -1,138 +1,138 @@
-"""Measures a nuclei model: python models/measure.py DATA [--model nuclei] [--joined]
+"""Measures a model of the zoo: python models/measure.py models/NAME DATA [--weights FILE] [--joined]
 
-Each validation picture is written as a TIFF, predicted by `axialcli.predict`, and its mask read back
-from the file. Prints the mean Dice per picture for each modality, for dsb2018 and for tnbc, as JSON.
-With --joined the pictures of each modality are also laid out on one large slide, with gutters between
-them, and measured there: quality must not depend on the picture's size.
+What is measured follows from the recipe's data: Dice of nuclei, F1 of objects, IoU of land cover, accuracy
+of whole tiles. Each validation picture is written as a TIFF, predicted by `axialcli.predict` with its
+defaults, and the mask read back from the file; the figures are printed as JSON. --weights measures another
+model file, such as a run's baseline. With --joined the pictures of nuclei of each modality are also laid out
+on one large slide, with gutters between them, and measured there: quality must not depend on the
+picture's size.
+
+Shapes: H height, W width, C channels, K classes, N pictures.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import logging
 import tempfile
+import tomllib
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tifffile
+from data_landcover import read_landcover
+from data_nuclei import read_nuclei
+from data_scenes import SIDE_PX, read_tiles
+from joined import predict_joined
 from numpy.typing import NDArray
-from pictures import Picture, read_pictures
+from objects import object_f1, objects_of
+from pictures import IGNORE, Picture
+from predicting import predict_image
 
 import axialcli
+
+TNBC_MPP = 0.25
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder with dsb2018/ and tnbc/")
-    parser.add_argument("--model", default="nuclei")
-    parser.add_argument("--joined", action="store_true", help="also on large slides")
+    parser.add_argument("model", type=Path, help="folder of the model, with its recipe.toml")
+    parser.add_argument("data", type=Path, help="folder of the data sets")
+    parser.add_argument("--weights", type=Path, help="another model file; default model.safetensors there")
+    parser.add_argument("--joined", action="store_true", help="nuclei: also on large slides")
     args = parser.parse_args()
     # dsb2018 has no microns per pixel; that it says so 59 times helps nobody.
     logging.getLogger("axial").setLevel(logging.ERROR)
-    pictures, model = read_pictures(args.data, "val"), axialcli.load_model(args.model)
+    recipe = tomllib.loads((args.model / "recipe.toml").read_text())
+    model = axialcli.load_model(args.weights or args.model / "model.safetensors")
     with tempfile.TemporaryDirectory() as folder:
-        found = summary(pictures, [predict_picture(picture, model, Path(folder)) for picture in pictures])
-        if args.joined:
-            joined = summary(pictures, predict_joined(pictures, model, Path(folder)))
-            found = {name: {"single": found[name], "joined": joined[name]} for name in found}
-    print(json.dumps(found, indent=1))
+        print(json.dumps(measured(recipe, args.data, model, Path(folder), args.joined), indent=1))
 
 
-def summary(pictures: list[Picture], masks: list[NDArray[np.uint8]]) -> dict[str, dict[str, float]]:
-    """Mean and lowest Dice per group of pictures, and how many pictures."""
-    scores: dict[str, list[float]] = defaultdict(list)
+def measured(
+    recipe: dict[str, Any], data: Path, model: axialcli.Model, folder: Path, joined: bool
+) -> dict[str, Any]:
+    """The figures of a model on the validation split that its recipe's data has."""
+    if recipe["data"] == "scenes":
+        return scenes(read_tiles(data, "val", recipe["folders"]), recipe, model, folder)
+    if recipe["data"] == "landcover":
+        names = [entry["name"] for entry in recipe["classes"]]
+        return {
+            picture.name: land_cover(predict_image(picture.image_HWC, model, folder), picture, names)
+            for picture in read_landcover(data, "val")
+        }
+    pictures = read_nuclei(data, "val", objects=recipe["data"] == "objects")
+    masks = [
+        predict_image(one.image_HWC, model, folder, mpp=TNBC_MPP if one.modality == "tnbc" else None)
+        for one in pictures
+    ]
+    found = nuclei(pictures, masks)
+    if joined:
+        on_slides = nuclei(pictures, predict_joined(pictures, model, folder))
+        found = {name: {"single": found[name], "joined": on_slides[name]} for name in found}
+    return found
+
+
+def nuclei(pictures: list[Picture], masks: list[NDArray[np.uint8]]) -> dict[str, dict[str, float]]:
+    """Mean and lowest Dice per group of pictures, and how many; of labelled objects also their F1."""
+    scores: dict[str, list[dict[str, float]]] = defaultdict(list)
     for picture, mask_HW in zip(pictures, masks, strict=True):
-        score = dice(mask_HW, picture.label_HW)
+        score = {"dice": dice(mask_HW > 0, picture.label_HW > 0)}
+        if picture.label_HW.dtype == np.uint16 and picture.modality != "tnbc":
+            f1 = object_f1(objects_of(mask_HW), picture.label_HW.astype(np.int32))
+            score |= {"f1_at_0.5": f1[0], "f1_mean": f1.mean()}
         scores[picture.modality].append(score)
         if picture.modality != "tnbc":
             scores["dsb2018"].append(score)
-    return {
-        name: {
-            "dice": round(float(np.mean(found)), 4),
-            "lowest": round(min(found), 4),
-            "pictures": len(found),
-        }
-        for name, found in sorted(scores.items())
-    }
+    return {name: summary(found) for name, found in sorted(scores.items())}
 
 
-def predict_picture(picture: Picture, model: axialcli.Model, folder: Path) -> NDArray[np.uint8]:
-    """The mask that `predict` writes for a picture saved as a tiled TIFF."""
-    slide = folder / "slide.tif"
-    scale = {"resolution": (1e4 / 0.25, 1e4 / 0.25), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(
-        slide,
-        picture.image_HWC,
-        photometric="rgb",
-        tile=(256, 256),
-        compression="zlib",
-        **(scale if picture.modality == "tnbc" else {}),
-    )
-    return predict_file(slide, model)
+def summary(scores: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure, the lowest Dice, the number of pictures."""
+    means = {key: round(float(np.mean([score[key] for score in scores])), 4) for key in scores[0]}
+    return {**means, "lowest": round(min(score["dice"] for score in scores), 4), "pictures": len(scores)}
 
 
-def predict_file(slide: Path, model: axialcli.Model) -> NDArray[np.uint8]:
-    """The mask that `predict` writes for a slide."""
-    mask = slide.with_name("mask.tif")
-    axialcli.predict(slide, mask, model=model, force=True)
-    return np.asarray(tifffile.imread(mask, level=0), np.uint8)
-
-
-GUTTER_PX = 32
-SIDE_PX = 4096
-"""Width of a joined slide; its height is what the pictures need, at least as much."""
-
-
-def predict_joined(pictures: list[Picture], model: axialcli.Model, folder: Path) -> list[NDArray[np.uint8]]:
-    """The masks of pictures that were predicted on one slide for each modality, in shelves."""
-    masks: dict[int, NDArray[np.uint8]] = {}
-    for modality in sorted({picture.modality for picture in pictures}):
-        group = {index: picture for index, picture in enumerate(pictures) if picture.modality == modality}
-        slide_HWC, places = join(list(group.values()))
-        tifffile.imwrite(
-            folder / "joined.tif", slide_HWC, photometric="rgb", tile=(256, 256), compression="zlib"
-        )
-        mask_HW = predict_file(folder / "joined.tif", model)
-        for index, (y, x) in zip(group, places, strict=True):
-            height, width = pictures[index].label_HW.shape
-            masks[index] = mask_HW[y : y + height, x : x + width]
-    return [masks[index] for index in range(len(pictures))]
-
-
-def join(pictures: list[Picture]) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
-    """A slide filled with the pictures, again and again, and where the first of each begins (y, x)."""
-    slide_HWC = np.empty((2 * SIDE_PX, SIDE_PX, 3), np.uint8)
-    slide_HWC[:] = commonest([picture.image_HWC for picture in pictures])
-    places: list[tuple[int, int]] = []
-    top, left, height = GUTTER_PX, GUTTER_PX, 0
-    for number in itertools.count():
-        image_HWC = pictures[number % len(pictures)].image_HWC
-        if left + image_HWC.shape[1] + GUTTER_PX > SIDE_PX:
-            top, left, height = top + height + GUTTER_PX, GUTTER_PX, 0
-        # Every picture is there at least once; then a square is filled.
-        if top + image_HWC.shape[0] > (SIDE_PX if number >= len(pictures) else len(slide_HWC)):
-            return slide_HWC[: max(SIDE_PX, top + height + GUTTER_PX)], places
-        slide_HWC[top : top + image_HWC.shape[0], left : left + image_HWC.shape[1]] = image_HWC
-        if number < len(pictures):
-            places.append((top, left))
-        left, height = left + image_HWC.shape[1] + GUTTER_PX, max(height, image_HWC.shape[0])
-    raise AssertionError("a slide is full some time")
-
-
-def commonest(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """The commonest colour of pictures, to the nearest 8: what lies between the objects of a modality."""
-    cells = np.concatenate([image.reshape(-1, 3) // 8 for image in images])
-    colours, counts = np.unique(cells, axis=0, return_counts=True)
-    return np.asarray(colours[counts.argmax()] * 8 + 4, np.uint8)
-
-
-def dice(mask_HW: NDArray[np.uint8], label_HW: NDArray[np.uint8]) -> float:
+def dice(mask_HW: NDArray[np.bool_], label_HW: NDArray[np.bool_]) -> float:
     """2 |A and B| / (|A| + |B|) of the foregrounds; 1 where both are empty."""
     total = np.count_nonzero(mask_HW) + np.count_nonzero(label_HW)
     return 2 * np.count_nonzero(mask_HW & label_HW) / total if total else 1.0
+
+
+def land_cover(mask_HW: NDArray[np.uint8], picture: Picture, names: list[str]) -> dict[str, Any]:
+    """IoU per class and their mean, and the share of right pixels; unlabelled ones count nowhere."""
+    known_HW = picture.label_HW != IGNORE
+    found_N, label_N = mask_HW[known_HW], picture.label_HW[known_HW]
+    iou_K = []
+    for number in range(len(names)):
+        either = np.count_nonzero((found_N == number) | (label_N == number))
+        iou_K.append(np.count_nonzero((found_N == number) & (label_N == number)) / either)
+    return {
+        "mean_iou": round(float(np.mean(iou_K)), 4),
+        "iou": {name: round(iou, 4) for name, iou in zip(names, iou_K, strict=True)},
+        "accuracy": round(float(np.mean(found_N == label_N)), 4),
+    }
+
+
+def scenes(tiles: Any, recipe: dict[str, Any], model: axialcli.Model, folder: Path) -> dict[str, Any]:
+    """Accuracy, in all and per class, on one picture that is made of all tiles."""
+    columns = int(np.ceil(np.sqrt(len(tiles.labels_N))))
+    rows = -(-len(tiles.labels_N) // columns)
+    image_NHWC = np.zeros((rows * columns, SIDE_PX, SIDE_PX, 3), np.uint8)
+    image_NHWC[: len(tiles.labels_N)] = tiles.images_NHWC
+    grid = image_NHWC.reshape(rows, columns, SIDE_PX, SIDE_PX, 3).swapaxes(1, 2)
+    mask_HW = predict_image(grid.reshape(rows * SIDE_PX, columns * SIDE_PX, 3), model, folder)
+    right_N = mask_HW.ravel()[: len(tiles.labels_N)] == tiles.labels_N
+    return {
+        "accuracy": round(float(right_N.mean()), 4),
+        "tiles": len(right_N),
+        "recall": {
+            entry["name"]: round(float(right_N[tiles.labels_N == number].mean()), 4)
+            for number, entry in enumerate(recipe["classes"])
+        },
+    }
 
 
 if __name__ == "__main__":

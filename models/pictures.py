@@ -1,48 +1,31 @@
-"""Labelled pictures for training: reading them, cutting samples out of them, augmenting the samples.
+"""Labelled pictures for training: cutting samples out of them, augmenting the samples.
 
-Shapes: H height, W width, C channels. Images are uint8 RGB, labels uint8 with 0 = background, 1 = nucleus.
+Shapes: H height, W width, C channels. Images are uint8 RGB; labels are uint8 classes or uint16 objects.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+IGNORE = 255
+"""The label of pixels that nobody has labelled, and whose answer does not count."""
+
+Label = NDArray[np.uint8] | NDArray[np.uint16]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One labelled picture. modality: fluo, he, brightfield (dsb2018) or tnbc."""
+    """One labelled picture. modality: the kind of picture, of which a recipe says how often it is drawn."""
 
     name: str
     modality: str
     image_HWC: NDArray[np.uint8]
-    label_HW: NDArray[np.uint8]
-
-
-def read_pictures(data: Path, split: str) -> list[Picture]:
-    """All pictures of one split ("train" or "val") of the sets dsb2018 and tnbc in the folder `data`."""
-    pictures = []
-    for set_name in ("dsb2018", "tnbc"):
-        with (data / set_name / "index.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == split]
-        for row in rows:
-            image = Image.open(data / set_name / "images" / f"{row['id']}.png").convert("RGB")
-            mask = Image.open(data / set_name / "labels" / f"{row['id']}.png")
-            pictures.append(
-                Picture(
-                    name=row["id"],
-                    modality=row.get("modality", set_name),
-                    image_HWC=np.asarray(image),
-                    label_HW=(np.asarray(mask) > 0).astype(np.uint8),
-                )
-            )
-    return pictures
+    label_HW: Label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +44,11 @@ class Augmentation:
 
 def draw_sample(
     pictures: list[Picture], crop: int, augmentation: Augmentation, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.uint8], Label]:
     """One augmented sample of crop x crop pixels from one or, where they are too small, several pictures."""
     if rng.random() < augmentation.blank:
         image_HWC = _blank(pictures[rng.integers(len(pictures))], crop, rng)
-        return _recolour(image_HWC, augmentation, rng), np.zeros((crop, crop), np.uint8)
+        return _recolour(image_HWC, augmentation, rng), np.zeros((crop, crop), pictures[0].label_HW.dtype)
     scale = float(np.exp(rng.uniform(*np.log(augmentation.scale))))
     image_HWC, label_HW = _join(pictures, crop, scale, rng.random() < augmentation.mosaic, rng)
     turns, flip = int(rng.integers(4)), bool(rng.integers(2))
@@ -77,7 +60,7 @@ def draw_sample(
 
 def _join(
     pictures: list[Picture], crop: int, scale: float, mosaic: bool, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.uint8], Label]:
     """A sample filled with parts of pictures, row by row.
 
     mosaic: with smaller parts than would fit, each in a stain of its own, and with gutters of empty
@@ -85,8 +68,10 @@ def _join(
     """
     gutter = int(rng.integers(0, 49)) if mosaic else 0
     largest = int(rng.integers(crop // 4, crop)) if mosaic else crop
-    image_HWC = _blank(pictures[rng.integers(len(pictures))], crop, rng)
-    label_HW = np.zeros((crop, crop), np.uint8)
+    image_HWC = np.zeros((crop, crop, 3), np.uint8)
+    if mosaic:
+        image_HWC = _blank(pictures[rng.integers(len(pictures))], crop, rng)
+    label_HW = np.zeros((crop, crop), pictures[0].label_HW.dtype)
     y = 0
     while y < crop:
         x, row_height = 0, crop - y
@@ -119,17 +104,24 @@ def _blank(picture: Picture, crop: int, rng: np.random.Generator) -> NDArray[np.
 
 def _cut(
     picture: Picture, height: int, width: int, scale: float, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.uint8], Label]:
     """A random part of at most height x width sample pixels, resized by `scale`."""
     picture_height, picture_width = picture.label_HW.shape
     height = min(height, int(picture_height / scale))
     width = min(width, int(picture_width / scale))
     y = rng.uniform(0, picture_height - height * scale)
     x = rng.uniform(0, picture_width - width * scale)
-    box = (x, y, x + width * scale, y + height * scale)
-    image = Image.fromarray(picture.image_HWC).resize((width, height), Image.Resampling.BILINEAR, box=box)
-    label = Image.fromarray(picture.label_HW).resize((width, height), Image.Resampling.NEAREST, box=box)
-    return np.asarray(image), np.asarray(label)
+    # Cut before it is made an image: a joined picture of a city is larger than what is needed of it.
+    top, left = int(y), int(x)
+    bottom, right = int(np.ceil(y + height * scale)), int(np.ceil(x + width * scale))
+    part = Image.fromarray(picture.image_HWC[top:bottom, left:right])
+    box = (x - left, y - top, x - left + width * scale, y - top + height * scale)
+    box = (box[0], box[1], min(box[2], part.width), min(box[3], part.height))
+    image = part.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    # The nearest pixel, as PIL takes it; its own resizing knows no objects.
+    rows = (y + (np.arange(height) + 0.5) * scale).astype(int).clip(0, picture_height - 1)
+    columns = (x + (np.arange(width) + 0.5) * scale).astype(int).clip(0, picture_width - 1)
+    return np.asarray(image), picture.label_HW[rows[:, None], columns]
 
 
 def _recolour(

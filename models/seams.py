@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from data_nuclei import read_nuclei
 from numpy.typing import NDArray
-from pictures import read_pictures
 from PIL import Image, ImageDraw, ImageFont
 
 import axialcli
@@ -77,7 +77,7 @@ def write_slide(path: Path, data: Path | None) -> None:
     if data is None:
         write_sample(path, Size(SIDE, SIDE), seed=4, blank=0.1)
         return
-    found = [one.image_HWC for one in read_pictures(data, "train") if one.modality == "tnbc"]
+    found = [one.image_HWC for one in read_nuclei(data, "train") if one.modality == "tnbc"]
     across = SIDE // 512
     rows = [np.concatenate(found[row * across : (row + 1) * across], axis=1) for row in range(across)]
     resolution = {"resolution": (1e4 / 0.25, 1e4 / 0.25), "resolutionunit": "CENTIMETER"}

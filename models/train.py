@@ -1,10 +1,10 @@
-"""Trains a model of the zoo: python models/train.py models/nuclei DATA
+"""Trains a model of the zoo: python models/train.py models/NAME DATA [--run DIR] [--baseline]
 
-DATA holds the folders dsb2018 and tnbc, each with index.csv, images/ and labels/. Settings are read
-from the model's recipe.toml. A run that was stopped goes on from its last checkpoint (RUN/last.pt);
-samples are drawn from (seed, step), so that the result does not depend on where it stopped. A
-checkpoint holds its recipe and is refused by any other. Nothing is chosen by the validation split:
-the weights are the moving average at the last step.
+DATA holds the data sets' folders. Settings are read from the model's recipe.toml; --baseline takes the
+recipe's plain convolutional network of equal cost instead and leaves it in the run's folder. A run that
+was stopped goes on from its last checkpoint (RUN/last.pt); samples are drawn from (seed, step), so that
+they do not depend on where it stopped. A checkpoint holds its recipe and is refused by any other. Nothing
+is chosen by the validation split: the weights are the moving average at the last step.
 """
 
 from __future__ import annotations
@@ -13,48 +13,100 @@ import argparse
 import json
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from pictures import Augmentation, Picture, draw_sample, read_pictures
+from cost import attend_at_once, flops_per_pixel
+from export import export
+from losses import classification_loss, segmentation_loss
+from sources import batches, source_of
 from torch import Tensor
 
-from axialcli.backends.model_file import write_model
-from axialcli.backends.spec import FORMAT, ModelSpec
+from axialcli.backends.model_file import read_model
 from axialcli.engine.ahead import ahead
-from axialcli.engine.stream import trace
-from axialcli.geometry import Size
 from axialcli.nn import build_network
+
+SAVED_STEPS = 250
+"""How many steps lie between two checkpoints."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="folder of the model, with its recipe.toml")
-    parser.add_argument("data", type=Path, help="folder with dsb2018/ and tnbc/")
+    parser.add_argument("data", type=Path, help="folder of the data sets")
     parser.add_argument("--run", type=Path, default=None, help="checkpoints; default runs/NAME")
+    parser.add_argument("--baseline", action="store_true", help="the recipe's convolutional network")
     args = parser.parse_args()
-    recipe = tomllib.loads((args.model / "recipe.toml").read_text())
+    recipe = read_recipe(args.model, baseline=args.baseline)
     run = args.run or Path("runs") / recipe["name"]
     run.mkdir(parents=True, exist_ok=True)
-    train(recipe, args.data, run)
-    export(recipe, torch.load(run / "weights.pt", weights_only=True), args.model / "model.safetensors")
+    print(f"{recipe['name']}: {flops_per_pixel(recipe):.0f} FLOP per pixel", flush=True)
+    train(recipe, args.data, run, args.model.parent)
+    folder = run if args.baseline else args.model
+    export(recipe, torch.load(run / "weights.pt", weights_only=True), folder / "model.safetensors")
 
 
-def train(recipe: dict[str, Any], data: Path, run: Path) -> None:
+def read_recipe(model: Path, *, baseline: bool = False) -> dict[str, Any]:
+    """The settings in a model's folder. baseline: with the convolutional network, from fresh weights."""
+    recipe = tomllib.loads((model / "recipe.toml").read_text())
+    convolutional = recipe.pop("baseline", None)
+    if baseline:
+        if convolutional is None:
+            raise SystemExit(f"{model}: the recipe has no baseline")
+        recipe |= {"network": convolutional, "name": recipe["name"] + "-baseline"}
+        recipe.pop("start", None)
+    return recipe
+
+
+def train(recipe: dict[str, Any], data: Path, run: Path, zoo: Path) -> None:
     """Trains to the last step; leaves run/last.pt and run/weights.pt (the moving average)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(recipe["seed"])
-    network = build_network(**recipe["network"]).to(device, memory_format=torch.channels_last)
+    parts = make_parts(recipe, device, zoo)
+    network, average = parts["network"], parts["average"]
+    step = resume(run / "last.pt", recipe, parts)
+    mean, std = (torch.tensor(recipe["input"][key], device=device).view(3, 1, 1) for key in ("mean", "std"))
+    started, running = time.perf_counter(), 0.0
+    steps = sum(phase["steps"] for phase in recipe["phase"])
+    freeze_from = steps - recipe["optimiser"].get("frozen_norm_steps", 0)
+    with ahead(batches(recipe, source_of(recipe, data), step), depth=4) as ready:
+        for image_BHWC, wanted in ready:
+            network.train()
+            if step >= freeze_from:
+                freeze_batch_norms(network)
+            image_BCHW = image_BHWC.to(device).permute(0, 3, 1, 2) / 255
+            with torch.autocast(device, torch.bfloat16):
+                logits = network((image_BCHW - mean) / std)
+            loss = loss_of(recipe, logits.float(), wanted.to(device))
+            parts["optimiser"].zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            parts["optimiser"].step()
+            parts["schedule"].step()
+            average.update_parameters(network)
+            step += 1
+            running += (loss.item() - running) * max(0.01, 1 / step)
+            if step % 100 == 0 or step == steps:
+                spent = time.perf_counter() - started
+                print(f"step {step}/{steps} loss {running:.4f} {spent:.0f} s", flush=True)
+            if step % SAVED_STEPS == 0 or step == steps:
+                save(run / "last.pt", recipe, parts, step)
+    torch.save(average.module.state_dict(), run / "weights.pt")
+
+
+def make_parts(recipe: dict[str, Any], device: str, zoo: Path) -> dict[str, Any]:
+    """What a checkpoint holds: network, moving average, optimiser, schedule."""
+    settings = recipe["optimiser"]
+    network = build_network(**recipe["network"])
+    if "start" in recipe:
+        start_from(network, zoo / recipe["start"] / "model.safetensors")
+    attend_at_once(network.to(device, memory_format=torch.channels_last))
     average = torch.optim.swa_utils.AveragedModel(
         network,
-        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe["optimiser"]["ema_decay"]),
+        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings["ema_decay"]),
         use_buffers=True,
     )
-    settings = recipe["optimiser"]
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
     )
@@ -66,37 +118,23 @@ def train(recipe: dict[str, Any], data: Path, run: Path) -> None:
         pct_start=settings["warmup_steps"] / steps,
         final_div_factor=100,
     )
-    parts = {"network": network, "average": average, "optimiser": optimiser, "schedule": schedule}
-    step = resume(run / "last.pt", recipe, parts)
+    return {"network": network, "average": average, "optimiser": optimiser, "schedule": schedule}
 
-    mean, std = (torch.tensor(recipe["input"][key], device=device).view(3, 1, 1) for key in ("mean", "std"))
-    started, running = time.perf_counter(), 0.0
-    freeze_from = steps - settings["frozen_norm_steps"]
-    with ahead(batches(recipe, read_pictures(data, "train"), step), depth=4) as ready:
-        for image_BHWC, label_BHW in ready:
-            network.train()
-            if step >= freeze_from:
-                freeze_batch_norms(network)
-            image_BCHW = image_BHWC.to(device).permute(0, 3, 1, 2) / 255
-            with torch.autocast(device, torch.bfloat16):
-                logits_BKHW = network((image_BCHW - mean) / std)
-            loss = segmentation_loss(logits_BKHW.float(), label_BHW.to(device).long())
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            average.update_parameters(network)
-            step += 1
-            running += (loss.item() - running) * max(0.01, 1 / step)
-            if step % 100 == 0 or step == steps:
-                print(
-                    f"step {step}/{steps} loss {running:.4f} {time.perf_counter() - started:.0f} s",
-                    flush=True,
-                )
-            if step % 250 == 0 or step == steps:
-                save(run / "last.pt", recipe, parts, step)
-    torch.save(average.module.state_dict(), run / "weights.pt")
+
+def start_from(network: torch.nn.Module, path: Path) -> None:
+    """Takes from another model of the zoo all weights that fit; what differs, as the head, stays fresh."""
+    weights = {name: tensor.float() for name, tensor in read_model(path)[1].items()}
+    own = network.state_dict()
+    fitting = {name: t for name, t in weights.items() if name in own and own[name].shape == t.shape}
+    print(f"{len(fitting)} of {len(own)} tensors start from {path}", flush=True)
+    network.load_state_dict(fitting, strict=False)
+
+
+def loss_of(recipe: dict[str, Any], logits: Tensor, wanted: Tensor) -> Tensor:
+    if recipe["task"] == "classification":
+        return classification_loss(logits, wanted)
+    # Nuclei have a background, whose Dice says nothing; land has none.
+    return segmentation_loss(logits, wanted, first=0 if recipe["data"] == "landcover" else 1)
 
 
 def resume(last: Path, recipe: dict[str, Any], parts: dict[str, Any]) -> int:
@@ -123,26 +161,8 @@ def save(last: Path, recipe: dict[str, Any], parts: dict[str, Any], step: int) -
 
 
 def _text(recipe: dict[str, Any]) -> str:
-    return json.dumps(recipe, sort_keys=True)
-
-
-def export(recipe: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
-    """Writes the model file: the weights and what the recipe says about them."""
-    config = dict(recipe["network"])
-    graph = trace(build_network(**config).eval(), len(recipe["input"]["channels"]), Size(64, 64))
-    said = {
-        "format": FORMAT,
-        "name": recipe["name"],
-        "task": "segmentation",
-        "architecture": {"name": config.pop("architecture"), **config},
-        "input": recipe["input"],
-        "output": {"activation": "softmax", "stride": 1},
-        "classes": recipe["classes"],
-        "network_stride": graph.period,
-        "receptive_field_px": graph.receptive_field_px(),
-        **recipe["about"],
-    }
-    write_model(path, ModelSpec.from_json(json.dumps(said), str(path)), weights)
+    """What a checkpoint must have been trained with: all of the recipe but what a model's file says of it."""
+    return json.dumps({key: value for key, value in recipe.items() if key != "about"}, sort_keys=True)
 
 
 def freeze_batch_norms(network: torch.nn.Module) -> None:
@@ -150,35 +170,6 @@ def freeze_batch_norms(network: torch.nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
-
-
-def segmentation_loss(logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:
-    """Cross-entropy plus one minus the soft Dice of the foreground classes, over the batch."""
-    probs_BKHW = logits_BKHW.softmax(1)
-    target_BKHW = F.one_hot(label_BHW, logits_BKHW.shape[1]).permute(0, 3, 1, 2)
-    overlap_K = (probs_BKHW * target_BKHW).sum((0, 2, 3))
-    total_K = (probs_BKHW + target_BKHW).sum((0, 2, 3))
-    dice_K = (2 * overlap_K + 1) / (total_K + 1)
-    return F.cross_entropy(logits_BKHW, label_BHW) + 1 - dice_K[1:].mean()
-
-
-def batches(recipe: dict[str, Any], pictures: list[Picture], first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (image_BHWC uint8, label_BHW uint8) from step `first` on; each depends on its step alone."""
-    modalities = list(recipe["sampling"])
-    share = np.array([recipe["sampling"][name] for name in modalities])
-    pools = [[p for p in pictures if p.modality == name] for name in modalities]
-    settings = dict(recipe["augmentation"])
-    augmentation = Augmentation(scale=tuple(settings.pop("scale")), **settings)
-    step = 0
-    for phase in recipe["phase"]:
-        for _ in range(phase["steps"]):
-            if step >= first:
-                rng = np.random.default_rng((recipe["seed"], step))
-                chosen = rng.choice(len(pools), size=phase["batch"], p=share / share.sum())
-                samples = [draw_sample(pools[pool], phase["crop"], augmentation, rng) for pool in chosen]
-                images, labels = zip(*samples, strict=True)
-                yield torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
-            step += 1
 
 
 if __name__ == "__main__":

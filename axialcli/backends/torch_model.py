@@ -64,27 +64,29 @@ def check_output(network: nn.Module, spec: ModelSpec, where: str) -> None:
     """Runs the network once, on 16 x 16 pixels, and compares what comes out with the description.
 
     Raises ModelError unless it takes the channels, answers one logit per class (sigmoid: one in
-    all) and pixel, as the description says, and all of them are finite.
+    all) and pixel, or of a classifier per picture, as the description says, and all of them are finite.
     """
     channels = len(spec.input.channels)
     logits = 1 if spec.output.activation == "sigmoid" else len(spec.classes)
     try:
         with memory_is_a_limit(), torch.inference_mode():
-            logits_BKHW = network(torch.zeros(1, channels, PROBE, PROBE))
+            answer = network(torch.zeros(1, channels, PROBE, PROBE))
     except (RuntimeError, ValueError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"{where}: the network does not take {channels} channels ({reason:.80})") from error
-    if logits_BKHW.shape != (1, logits, PROBE, PROBE):
+    per_picture = answer.ndim == 2
+    unit = "picture" if per_picture else "pixel"
+    if answer.shape != ((1, logits) if per_picture else (1, logits, PROBE, PROBE)):
         raise ModelError(
-            f"{where}: the network answers {logits_BKHW.shape[1]} logits a pixel, "
+            f"{where}: the network answers {answer.shape[1]} logits a {unit}, "
             f"{len(spec.classes)} classes with {spec.output.activation} need {logits}"
         )
-    if spec.task != "segmentation" or spec.output.stride != 1:
+    if per_picture != (spec.task == "classification") or spec.output.stride != 1:
         raise ModelError(
-            f"{where}: the network answers for every pixel, and not as {spec.task} at 1/{spec.output.stride} "
-            "of the resolution: correct the description"
+            f"{where}: the network answers for every {unit}, and not as {spec.task} at "
+            f"1/{spec.output.stride} of the resolution: correct the description"
         )
-    if not logits_BKHW.isfinite().all():
+    if not answer.isfinite().all():
         raise ModelError(f"{where}: the network answers NaN or infinity to a blank picture")
 
 

@@ -8,13 +8,19 @@ from typing import Any
 from torch import nn
 
 from axialcli.errors import ModelError
+from axialcli.nn.axial_classifier import AxialClassifier, AxialClassifierConfig
 from axialcli.nn.axial_segmenter import AxialSegmenter, AxialSegmenterConfig
 from axialcli.nn.pixel_classifier import PixelClassifier, PixelClassifierConfig
+from axialcli.nn.resnet import ResNet, ResNetConfig
 from axialcli.nn.settings import describe, fits
+from axialcli.nn.unet import UNet, UNetConfig
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
+    "axial_classifier": (AxialClassifierConfig, AxialClassifier),
     "axial_segmenter": (AxialSegmenterConfig, AxialSegmenter),
     "pixel_classifier": (PixelClassifierConfig, PixelClassifier),
+    "resnet": (ResNetConfig, ResNet),
+    "unet": (UNetConfig, UNet),
 }
 
 
