@@ -84,7 +84,7 @@ def predict(
     overwrite. settings: the fields of PredictSettings. Returns the run report, which also lies beside
     the mask as OUT.json. Raises an AxialError; OUT is then absent or as it was.
     """
-    chosen = PredictSettings(**settings)
+    chosen, stopwatch = PredictSettings(**settings), Stopwatch()
     check_scratch(chosen.scratch)
     with ExitStack() as stack:
         if not isinstance(slide, Slide):
@@ -108,8 +108,12 @@ def predict(
                 "hints": hints,
                 "trust": trust_model,
             }
-            model = apart(partial(load_model, model, **how))
-        run = apart(partial(_Run, slide, model, outputs, chosen, progress or (lambda state: None)))
+            with stopwatch.stage("load"):
+                model = apart(partial(load_model, model, **how))
+        with stopwatch.stage("plan"):
+            run = apart(
+                partial(_Run, slide, model, outputs, chosen, progress or (lambda state: None), stopwatch)
+            )
         return run.report()
 
 
@@ -123,10 +127,10 @@ class _Run:
         outputs: Outputs,
         settings: PredictSettings,
         progress: Callable[[Progress], None],
+        stopwatch: Stopwatch,
     ) -> None:
         self.slide, self.model, self.outputs, self.settings = slide, model, outputs, settings
-        self.progress = progress
-        self.stopwatch = Stopwatch()
+        self.progress, self.stopwatch = progress, stopwatch
         self.view = choose_view(slide, model, settings)
         self.found = find_background(settings.background, slide, self.view)
         self.chosen = choose_engine(settings, model, self.view.size)
@@ -243,6 +247,11 @@ class _Run:
             "versions": {name: version(name) for name in ("numpy", "tifffile", "imagecodecs")},
             "resumed_blocks": resumed,
             "seconds": self.stopwatch.seconds(),
+            "thread_seconds": {
+                "file": round(self.slide.counts.file_s, 3),
+                "decode": round(self.slide.counts.decode_s, 3),
+                "encode": round(files.encode_s, 3),
+            },
             "peak_resident_bytes": peak_resident_bytes(),
             "segments": describe_counts(self.slide),
             "classes": class_areas(pixels_K, self.model.spec.classes, self.grid.mpp),

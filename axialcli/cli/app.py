@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from axialcli import __version__
+from axialcli.cli.bench import bench
 from axialcli.cli.console import printable
 from axialcli.cli.export_onnx import export_onnx
 from axialcli.cli.info import info
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command()(bench)
 app.command("export-onnx")(export_onnx)
 app.command()(info)
 app.add_typer(models)

@@ -89,6 +89,11 @@ class RunFiles(Closing):
         """Pixels per class over `boxes`, [K]."""
         return self.journal.counts(boxes)
 
+    @property
+    def encode_s(self) -> float:
+        """Seconds spent on compressing the mask, summed over the threads."""
+        return self._mask.encode_s
+
     def finish(self) -> None:
         """Builds mask and probabilities in the work folders."""
         targets = (self._outputs.mask, self._outputs.probs)
