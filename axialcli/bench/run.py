@@ -208,7 +208,8 @@ class Bench:
                     name=unit.name, kind=unit.kind, seconds=tuple(outcome.seconds), facts=outcome.facts
                 )
                 self.measurements.append(measured)
-                self._known[unit.like] = (unit.size, measured.median_s)
+                if unit.like:
+                    self._known[unit.like] = (unit.size, measured.median_s)
 
     def _obstacle(self, unit: _Unit) -> str | None:
         """Why a unit is not begun; None where nothing stands against it."""
