@@ -118,7 +118,8 @@ class Bench:
         )
         self.facts.update(prepared.facts)
         if prepared.failure is not None:
-            raise _BY_EXIT_CODE.get(prepared.exit_code, LimitError)(prepared.failure)
+            known = _BY_EXIT_CODE.get(prepared.exit_code)
+            raise known(prepared.failure) if known else LimitError(f"synthetic slides: {prepared.failure}")
         self._ceilings(list(dict.fromkeys(("float32", self.facts["model"]["dtype"]))))
         engine = settings.engines[0] if len(settings.engines) == 1 else "auto"
         given = how | {"slide": slide, "engine": engine, "out": mask, "command": self._command}

@@ -10,42 +10,49 @@ import pytest
 from tests.cli.conftest import Axial
 from tests.networks import small_model_file
 
+WANTED = {"end to end 64", "decode alone", "network alone", "stream torch 64", "tiles torch 64"}
 
-def test_a_model_is_measured_by_stage_and_engine(tmp_path: Path, axial: Axial) -> None:
+
+def test_all_that_was_asked_for_is_measured_or_said_within_the_time(tmp_path: Path, axial: Axial) -> None:
     model = small_model_file(tmp_path / "m.safetensors")
+    asked = ("--model", model, "--resolution", "64", "--backend", "torch", "--seconds", "12")
 
-    done = axial(
-        *("bench", "--model", model, "--resolution", "128", "--backend", "torch", "--seconds", "100"),
-        *("--json", "a.json"),
-    )
+    done = axial("bench", *asked, "--json", "a.json")
 
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    if done.returncode == 6:
+        # Where even the slide took longer.
+        assert done.stderr == "axial: error: synthetic slides: not finished after 12 s: give more --seconds\n"
+        return
+    assert (done.returncode, done.stderr) == (0, "")
     report = json.loads((tmp_path / "a.json").read_text())
-    found = {entry["name"]: entry for entry in report["measurements"]}
-    assert {"stream torch 128", "tiles torch 128", "end to end 128", "network alone"} <= found.keys()
-    assert {"decode alone", "encode alone", "matmul float32", "memory"} <= found.keys()
-    for entry in found.values():
-        assert min(entry["seconds"]) > 0
-    for run, total_s in zip(
-        found["end to end 128"]["facts"]["runs"], found["end to end 128"]["seconds"], strict=True
-    ):
-        # What one thread does after the other fits into the whole.
-        stages = run["stages"]
-        assert {"read", "network", "to device", "from device", "decide", "write", "finish"} <= stages.keys()
-        assert stages["plan"] + stages["write"] + stages["finish"] <= total_s
-        assert stages["read"] + stages["to device"] <= total_s
-        assert stages["network"] + stages["from device"] + stages["decide"] <= total_s
-        assert set(run["thread_seconds"]) == {"file", "decode", "encode"}
-    assert "bound by the " in done.stdout
+    measured = {entry["name"]: entry["seconds"] for entry in report["measurements"]}
+    left_out = {entry["name"]: entry["reason"] for entry in report["failures"]}
+    assert measured.keys() | left_out.keys() >= WANTED
+    assert all(min(seconds) > 0 for seconds in measured.values())
+    assert all("--seconds" in reason for reason in left_out.values())
     assert report["model"]["name"] == "small"
-    assert report["failures"] == []
+    assert "Ceilings of this device" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "m.safetensors"]
 
     compared = axial("bench", "--compare", "a.json", "a.json")
     assert compared.returncode == 0
     assert "not the same" not in compared.stdout
     assert "faster" not in compared.stdout
+
+
+@pytest.mark.slow
+def test_every_backend_is_measured(tmp_path: Path, axial: Axial) -> None:
+    model = small_model_file(tmp_path / "m.safetensors")
+
+    done = axial("bench", "--model", model, "--resolution", "256", "--seconds", "110", "--json", "a.json")
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["failures"] == []
+    found = {entry["name"]: entry for entry in report["measurements"]}
+    assert {"stream torch 256", "tiles torch 256", "tiles onnx 256", "tiles compiled 256"} <= found.keys()
+    assert found["tiles compiled 256"]["facts"]["compile_s"] > 0
+    assert "bound by the " in done.stdout
 
 
 @pytest.mark.parametrize(
