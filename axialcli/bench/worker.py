@@ -102,10 +102,13 @@ def _listen(pipe: IO[bytes], outcome: Outcome) -> bool:
 def _reason(code: int, limit_s: float | None, said: IO[bytes]) -> str:
     if limit_s is not None:
         return f"not finished after {limit_s:.0f} s: give more --seconds"
-    if code == -signal.SIGKILL:
-        return "killed by the system, most likely for lack of memory"
     if code < 0:
-        return f"crashed ({signal.Signals(-code).name})"
+        name = signal.Signals(-code).name
+        return (
+            "killed by the system, most likely for lack of memory"
+            if name == "SIGKILL"
+            else f"crashed ({name})"
+        )
     said.seek(0)
     lines = said.read().decode(errors="replace").strip().splitlines()
     return f"failed ({lines[-1][:120]})" if lines else f"failed with exit code {code}"
