@@ -30,6 +30,12 @@ MAX_WINDOWS = 1000
 """More windows than this say no more about a slide."""
 
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
+"""Environment of a process that computes, set before torch is loaded: threads that wait must not spin for
+long, for reading, the network and compression share the cores. 3000 turns are some 30 microseconds, about
+what waking a thread would cost."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassInfo:
     """One class of a model: its name and its colour, red, green, blue in 0..255."""

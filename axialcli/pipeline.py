@@ -91,7 +91,7 @@ def predict(
     overwrite. settings: the fields of PredictSettings. Returns the run report, which also lies beside
     the mask as OUT.json. Raises an AxialError; OUT is then absent or as it was.
     """
-    chosen = PredictSettings(**settings)
+    chosen, stopwatch = PredictSettings(**settings), Stopwatch()
     check_scratch(chosen.scratch)
     with ExitStack() as stack:
         if not isinstance(slide, Slide):
@@ -117,8 +117,12 @@ def predict(
                 "hints": hints,
                 "trust": trust_model,
             }
-            model = apart(partial(load_model, model, **how))
-        run = apart(partial(_Run, slide, model, outputs, chosen, progress or (lambda state: None)))
+            with stopwatch.stage("load"):
+                model = apart(partial(load_model, model, **how))
+        with stopwatch.stage("plan"):
+            run = apart(
+                partial(_Run, slide, model, outputs, chosen, progress or (lambda state: None), stopwatch)
+            )
         return run.report()
 
 
@@ -132,10 +136,10 @@ class _Run:
         outputs: Outputs,
         settings: PredictSettings,
         progress: Callable[[Progress], None],
+        stopwatch: Stopwatch,
     ) -> None:
         self.slide, self.model, self.outputs, self.settings = slide, model, outputs, settings
-        self.progress = progress
-        self.stopwatch = Stopwatch()
+        self.progress, self.stopwatch = progress, stopwatch
         classifies = model.spec.task == "classification"
         outputs.check_classes(model.spec.classes, classifies=classifies)
         self.view = choose_view(slide, model, settings)
@@ -286,6 +290,11 @@ class _Run:
             "resumed_blocks": resumed,
             "halved": halved,
             "seconds": self.stopwatch.seconds(),
+            "thread_seconds": {
+                "file": round(self.slide.counts.file_s, 3),
+                "decode": round(self.slide.counts.decode_s, 3),
+                "encode": round(files.encode_s, 3),
+            },
             "peak_resident_bytes": peak_resident_bytes(),
             "segments": describe_counts(self.slide),
             "classes": class_areas(pixels_K, self.model.spec.classes, self.grid.mpp),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from axialcli import __version__
+from axialcli.cli.bench import bench
 from axialcli.cli.console import printable
 from axialcli.cli.evaluate import evaluate
 from axialcli.cli.export_onnx import export_onnx
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(evaluate)
+app.command()(bench)
 app.command("export-onnx")(export_onnx)
 app.command()(info)
 app.add_typer(models)

@@ -27,9 +27,10 @@ def say(text: str) -> None:
         raise OutputError(f"cannot write to standard output: {error.strerror}") from error
 
 
-def as_text(table: Table) -> str:
-    """A table as text, as wide as the terminal, but not below 100 columns where nobody looks."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
+def as_text(table: Table, width: int = 100) -> str:
+    """A table as text, as wide as the terminal, or `width` columns where nobody looks."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
     text = io.StringIO()
     Console(file=text, highlight=False, markup=False, width=width).print(table)
     return text.getvalue().rstrip("\n")

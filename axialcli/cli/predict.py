@@ -27,7 +27,7 @@ from axialcli.cli.model_options import (
     model_hints,
 )
 from axialcli.cli.progress import progress_bar
-from axialcli.config import Backend, PredictSettings, check_choice, parse_bytes
+from axialcli.config import WAITING, Backend, PredictSettings, check_choice, parse_bytes
 from axialcli.errors import UsageError
 from axialcli.image import open_slide
 from axialcli.output import check_outputs, check_scratch
@@ -167,10 +167,8 @@ def predict(
     with open_slide(slide, **selection) as opened:
         for text in opened.warnings:
             logging.getLogger("axial").warning("%s: %s", slide, text)
-        # Threads that wait must not spin for long: reading, the network and compression share the cores.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        # Some 30 microseconds, about what waking a thread would cost.
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+        for name, value in WAITING.items():
+            os.environ.setdefault(name, value)
         from axialcli import pipeline
 
         with progress_bar("predicting") as bar:

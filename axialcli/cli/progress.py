@@ -21,8 +21,13 @@ class Bar:
         self._first: float | None = None
         self._process = psutil.Process()
 
-    def update(self, share: float, megapixels: float = 0.0) -> None:
-        """Shows the share that is done, and the rate of the megapixels done since the start."""
+    def update(self, share: float, megapixels: float = 0.0, label: str | None = None) -> None:
+        """Shows the share that is done, and the rate of the megapixels done since the start.
+
+        label: what is done now, instead of what was said before.
+        """
+        if label is not None:
+            self._progress.update(self._task, description=label)
         if self._first is None:
             # What an earlier run had done does not count into the rate.
             self._first, self._started = megapixels, time.perf_counter()

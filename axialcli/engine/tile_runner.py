@@ -63,8 +63,11 @@ class TileRunner:
                 mixed.append(span)
         self.tiles_run += len(mixed)
         for spans in _batches(mixed, batch):
-            with self._stopwatch.stage("network"):
+            device = self._model.device
+            with self._stopwatch.stage("to device"):
                 images_BHWC = torch.stack([_tile(slab.image_HWC, row, span, left) for span in spans])
+                images_BHWC = images_BHWC.to(device)
+            with self._stopwatch.stage("network", device):
                 probs_BKHW = self.predict(images_BHWC)
             yield spans, probs_BKHW
 

@@ -5,6 +5,7 @@ Shapes: H, W the box; h, w a segment; C channels as returned; S samples as store
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -117,12 +118,16 @@ class TiffLevel:
 
         def work(jobs: Sequence[_Segment]) -> None:
             read = decoded = missing = 0
+            file_s = decode_s = 0.0
             try:
                 for job in jobs:
                     key = (self.number, *job)
                     channels = held.get(key)
                     if channels is None:
+                        began = time.perf_counter()
                         stored = self._stored(job)
+                        fetched = time.perf_counter()
+                        file_s += fetched - began
                         if stored is None:
                             missing += 1
                             self._paste_fill(job, box, out_HWC)
@@ -130,13 +135,16 @@ class TiffLevel:
                         kept = self._bottom(job) > keep_below
                         lasting = kept or (patch and self._cache.has_room)
                         channels = self._decode(job, stored, lasting)
+                        decode_s += time.perf_counter() - fetched
                         read += len(stored)
                         decoded += 1
                         if lasting:
                             self._cache.put(key, channels, kept=kept)
                     self._paste(job, channels, box, out_HWC)
             finally:
-                self._counts.add(decoded=decoded, missing=missing, read=read)
+                self._counts.add(
+                    decoded=decoded, missing=missing, read=read, file_s=file_s, decode_s=decode_s
+                )
 
         self._workers.run(work, segments, at_once=limits.SEGMENT_LIMIT_BYTES // max(largest, 1))
 

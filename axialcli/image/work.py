@@ -16,19 +16,26 @@ class Counts:
     """What a slide has done so far; live.
 
     decoded_segments: tiles and strips unpacked (rows of unpacked strips are not counted).
-    missing_segments: those that the file leaves out and that were filled.
+    missing_segments: those that the file leaves out and that were filled. file_s, decode_s: seconds spent
+    on getting segments out of the file and on unpacking them, summed over the threads.
     """
 
     decoded_segments: int = 0
     missing_segments: int = 0
     bytes_read: int = 0
+    file_s: float = 0.0
+    decode_s: float = 0.0
     _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
-    def add(self, *, decoded: int = 0, missing: int = 0, read: int = 0) -> None:
+    def add(
+        self, *, decoded: int = 0, missing: int = 0, read: int = 0, file_s: float = 0.0, decode_s: float = 0.0
+    ) -> None:
         with self._lock:
             self.decoded_segments += decoded
             self.missing_segments += missing
             self.bytes_read += read
+            self.file_s += file_s
+            self.decode_s += decode_s
 
 
 class Workers:

@@ -6,6 +6,8 @@ Shapes: P planes, H height, W width. A tile's index is `plane * tiles per plane 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +32,8 @@ _Out = TypeVar("_Out")
 class TiledRaster:
     """A picture [P, H, W] of one dtype, as zlib-compressed 512 px tiles in a spool, with its pyramid.
 
-    levels: sizes from level 0 down to the one whose longer side is at most 512.
+    levels: sizes from level 0 down to the one whose longer side is at most 512. encode_s: seconds spent on
+    compressing, summed over the threads.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class TiledRaster:
         self.dtype = np.dtype(dtype)
         self._effort, self._reduce = effort, reduce
         self._spool = TileSpool(folder)
+        self.encode_s = 0.0
+        self._guard = threading.Lock()
         self._uniform: dict[int, bytes] = {}
         self._uniform_tiles: set[bytes] = set()
         self._threads = max(1, min(4, os.cpu_count() or 1))
@@ -136,7 +141,12 @@ class TiledRaster:
         self._put(level, plane, cell, self._reduce(self.read(level - 1, plane, source)))
 
     def _put(self, level: int, plane: int, cell: Box, image_HW: NDArray[Any]) -> None:
-        self._spool.put(level, self._index(level, plane, cell), self._encode(image_HW))
+        began = time.perf_counter()
+        data = self._encode(image_HW)
+        taken = time.perf_counter() - began
+        with self._guard:
+            self.encode_s += taken
+        self._spool.put(level, self._index(level, plane, cell), data)
 
     def _encode(self, image_HW: NDArray[Any]) -> bytes:
         """A whole tile's zlib stream; past the picture's edge a tile is 0, as TIFF wants."""

@@ -99,6 +99,11 @@ class RunFiles(Closing):
         """Pixels per class over `boxes`, [K]."""
         return self.journal.counts(boxes)
 
+    @property
+    def encode_s(self) -> float:
+        """Seconds spent on compressing the mask, summed over the threads."""
+        return self._mask.encode_s
+
     def finish(self) -> None:
         """Builds all files but the pictures in the work folders."""
         for sink, target in self._sinks:

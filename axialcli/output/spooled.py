@@ -14,6 +14,11 @@ class SpooledSink(Closing):
         """raster: open; closed with the sink."""
         self._raster = raster
 
+    @property
+    def encode_s(self) -> float:
+        """Seconds spent on compressing, summed over the threads."""
+        return self._raster.encode_s
+
     def has(self, box: Box) -> bool:
         """Whether every tile of `box` is in the spool, undamaged when it was opened."""
         return self._raster.has(box)

@@ -264,13 +264,15 @@ class StreamEngine:
                 if self._cancelled.is_set():
                     return
                 # Not around the whole loop: whoever takes the blocks must not be in inference mode.
-                with self.stopwatch.stage("network"), torch.inference_mode():
+                with self.stopwatch.stage("network", self.model.device), torch.inference_mode():
                     made = self._step(flow, step, slab).get(flow.graph.outputs[0])
                 # Nobody else holds these pixels: they are free before the next ones come.
                 del slab
                 if made is not None:
+                    with self.stopwatch.stage("from device"):
+                        blocks = list(rows.finish())
                     with self.stopwatch.stage("decide"), torch.inference_mode():
-                        blocks = list(rows.add(made[0], made[1][..., inside]))
+                        blocks += rows.add(made[0], made[1][..., inside])
                     yield from blocks
                 if rows.complete:
                     break

@@ -53,7 +53,8 @@ class Pixels:
         """One slab."""
         with self._stopwatch.stage("read"):
             image_HWC, blank_HW = self.filled.read(box)
-        return Slab(self._uploader.start(image_HWC), blank_HW)
+        with self._stopwatch.stage("to device"):
+            return Slab(self._uploader.start(image_HWC), blank_HW)
 
     def normalised(self, image_HWC: Tensor) -> Tensor:
         """Pixels [H, W, C] as the network sees them, [1, C, H, W]."""
