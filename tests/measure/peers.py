@@ -177,11 +177,12 @@ def planes(probs: NDArray[Any]) -> NDArray[Any]:
 def markdown(found: Mapping[str, Any]) -> Iterator[str]:
     """The table, its machine and its slide described above it."""
     machine = found["machine"]
+    others = max(run["others_share"] for row in found["rows"] for run in row["runs"])
     yield (
         f"{found['slide']}; {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; "
         + ", ".join(f"{name} {said}" for name, said in machine["versions"].items())
         + f"; medians of {found['repeats']}, whole processes; beside them others took up to "
-        + f"{100 * max(run['others_share'] for row in found['rows'] for run in row['runs']):.0f} % of the cores."
+        + f"{100 * others:.0f} % of the cores."
     )
     yield ""
     yield "| network | run by | time | of MONAI's | peak memory | of MONAI's | same class | outside ties |"
