@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import tifffile
 from numpy.typing import NDArray
 
@@ -93,14 +95,28 @@ def child(way: str, slide: Path, model: str, mask: Path) -> dict[str, Any]:
     else:
         command = ["-m", "axialcli", "predict", slide, "--model", model, "--out", mask, "--force", "--json"]
         command += WAYS[way]
+    before = busy_s()
     started = time.perf_counter()
     said = subprocess.run(
         [sys.executable, *map(str, command)], check=True, stdout=subprocess.PIPE, env=environment(), text=True
     )
     seconds = time.perf_counter() - started
+    others = (busy_s() - before) / (seconds * (os.cpu_count() or 1))
     # Libraries may print before it, on stdout too.
     report = json.loads(said.stdout[said.stdout.index("{") :])
-    return {"seconds": seconds, "bytes": report["peak_resident_bytes"]}
+    return {"seconds": seconds, "bytes": report["peak_resident_bytes"], "others_share": max(0.0, others)}
+
+
+def busy_s() -> float:
+    """Seconds for which others than our children have kept the cores busy, since some moment.
+
+    Threads that wait awake lose far more to them than others do, so a run beside anything else says little.
+    """
+    times, ours = psutil.cpu_times(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # What guests take is in the time of the user already.
+    all_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return all_s - idle - ours.ru_utime - ours.ru_stime
 
 
 def environment() -> dict[str, str]:
@@ -117,7 +133,9 @@ def compare(kind: str, model: str, slide: Path, folder: Path, repeats: int) -> l
     for number in range(repeats):
         for way in ways:
             runs[way].append(child(way, slide, model, folder / f"{way}.tif"))
-            print(f"{kind}, {way}, run {number + 1}: {runs[way][-1]['seconds']:.1f} s", file=sys.stderr)
+            run = runs[way][-1]
+            said = f"{run['seconds']:.1f} s, others took {100 * run['others_share']:.0f} % of the cores"
+            print(f"{kind}, {way}, run {number + 1}: {said}", file=sys.stderr)
     clear_HW = clear(slide, model, folder)
     monai_HW = tifffile.imread(folder / "MONAI.tif")
     rows = []
@@ -159,10 +177,12 @@ def planes(probs: NDArray[Any]) -> NDArray[Any]:
 def markdown(found: Mapping[str, Any]) -> Iterator[str]:
     """The table, its machine and its slide described above it."""
     machine = found["machine"]
+    others = max(run["others_share"] for row in found["rows"] for run in row["runs"])
     yield (
         f"{found['slide']}; {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; "
         + ", ".join(f"{name} {said}" for name, said in machine["versions"].items())
-        + f"; medians of {found['repeats']}, whole processes."
+        + f"; medians of {found['repeats']}, whole processes; beside them others took up to "
+        + f"{100 * others:.0f} % of the cores."
     )
     yield ""
     yield "| network | run by | time | of MONAI's | peak memory | of MONAI's | same class | outside ties |"
@@ -183,8 +203,6 @@ def ratio(row: Mapping[str, Any], what: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    import psutil
-
     names = ("axialcli", "monai", "torch", "numpy", "tifffile", "imagecodecs")
     return {
         "cpu": cpu_name(),
