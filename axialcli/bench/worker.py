@@ -26,17 +26,19 @@ class Outcome:
     """What came of a job. failure: in one line, why it did not get to its end; None where it did.
 
     What arrived before a failure is kept. exit_code: of the error, as the command line would answer it.
+    process_s: from the start of the process to its end.
     """
 
     seconds: list[float] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
     exit_code: int = 0
+    process_s: float = 0.0
 
 
 def run_job(job: Job, *, limit_s: float, env: Mapping[str, str] | None = None) -> Outcome:
     """Runs a job in a process of its own, so that its peak memory is its own, for `limit_s` at most."""
-    outcome = Outcome()
+    outcome, began = Outcome(), time.perf_counter()
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
             [sys.executable, "-m", MODULE],
@@ -54,6 +56,7 @@ def run_job(job: Job, *, limit_s: float, env: Mapping[str, str] | None = None) -
             _tell(child.stdin, {**job.to_json(), "spawned_s": time.time()})
             complete = _listen(child.stdout, outcome)
             code = child.wait()
+            outcome.process_s = time.perf_counter() - began
         finally:
             in_time = timer.is_alive()
             timer.cancel()

@@ -128,7 +128,8 @@ def _end_to_end(report: dict[str, Any]) -> str:
     lines = [
         f"{measured.name}, engine {runs[0]['engine']}: {_seconds(measured.median_s)} s ({speed}, "
         f"spread {100 * spread(measured.seconds):.0f} %, {_repeats(measured)}), {memory:.0f} MB; "
-        f"start-up before it: {start['imports']} s of imports, {start['model']} s of loading the model"
+        f"before it {start['imports']} s of imports and {start['model']} s of loading the model, "
+        f"after it {_median([run['end'] for run in runs])} s to end the process"
     ]
     stages: dict[str, list[float]] = {}
     for run in runs:

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 import torch
 
-from axialcli.bench import ceilings
+from axialcli.bench import ceilings, engines
 from axialcli.bench.attention import CHANNELS, KINDS, build, measure_attention
 from axialcli.bench.ceilings import measure_ceilings
 from axialcli.bench.codec_alone import measure_decode, measure_encode
@@ -77,8 +77,16 @@ def test_an_engine_runs_over_the_slide(engine: str, given: dict[str, Any]) -> No
     assert ("tile_s" in sent.facts) == (engine == "tiles")
 
 
-def test_more_time_is_spent_on_more_repeats(given: dict[str, Any]) -> None:
-    assert len(measured(measure_engine, 60, **given, engine="stream", backend="torch").seconds) == 9
+def test_more_time_is_spent_on_more_repeats_and_the_memory_is_the_firsts(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter(range(7, 1000))
+    monkeypatch.setattr(engines, "peak_resident_bytes", lambda: next(asked))
+
+    sent = measured(measure_engine, 60, **given, engine="stream", backend="torch")
+
+    assert len(sent.seconds) == 9
+    assert sent.facts["peak_resident_bytes"] == 7
 
 
 def test_stages_of_a_run_from_end_to_end_fit_into_it(given: dict[str, Any]) -> None:

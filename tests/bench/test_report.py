@@ -35,6 +35,7 @@ def report(**more: Any) -> dict[str, Any]:
     run = {
         "engine": "stream",
         "start_up": {"imports": 1.5, "model": 0.25},
+        "end": 0.5,
         "stages": {"read": 0.5, "network": 7.0},
         "thread_seconds": {"decode": 0.75},
         "peak_resident_bytes": 7_000_000,

@@ -36,7 +36,7 @@ class FakeJobs:
         if job.kind in self.fails:
             return Outcome(failure=self.fails[job.kind], exit_code=4)
         makes = job.kind in ("slides", "export", "ceilings")
-        return Outcome(seconds=[] if makes else [needed_s], facts=self._facts(job))
+        return Outcome(seconds=[] if makes else [needed_s], facts=self._facts(job), process_s=2 + needed_s)
 
     def _facts(self, job: Job) -> dict[str, Any]:
         if job.kind == "slides":
@@ -44,7 +44,7 @@ class FakeJobs:
         if job.kind == "ceilings":
             return {"machine": {}, "matmul float32": {"seconds": [1.0], "amount": 1, "unit": "flop"}}
         if job.kind == "end_to_end":
-            return {"stages": {}}
+            return {"stages": {}, "start_up": {"imports": 0.25, "model": 0.25}}
         return {}
 
 
@@ -86,6 +86,14 @@ def test_the_time_is_kept_and_what_was_left_out_is_said(seconds: float, each_s: 
     wanted = 1 + 1 + 3 * 4
     said = {name for name in names(report) + names(report, "failures") if name != "ONNX export"}
     assert len(said - {"matmul float32", "decode alone"}) == wanted
+
+
+def test_start_up_and_end_are_what_the_process_took_besides() -> None:
+    _, report, _ = bench(240, {"end_to_end": 3.0}, resolutions=(256,))
+    (found,) = (entry for entry in report["measurements"] if entry["kind"] == "end_to_end")
+
+    assert found["seconds"] == [3.0] * 5
+    assert {run["end"] for run in found["facts"]["runs"]} == {1.5}
 
 
 def test_what_would_take_too_long_is_not_begun() -> None:
