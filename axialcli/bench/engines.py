@@ -43,15 +43,17 @@ def measure_engine(given: dict[str, Any], seconds: float, send: Send) -> None:
     """Seconds of whole pictures, from the slide's file to finished blocks, and peak memory.
 
     given: slide, model, device, dtype; engine; backend, where "compiled" is torch.compile. The engine is
-    planned before and warmed up, on the first block; a compiled network on the whole picture, which
-    compiles it. Each repeat opens the slide anew. The peak memory is that of the first repeat.
+    planned before and warmed up on the whole picture, which also compiles what is to be compiled; the peak
+    memory is that of this first run, as in a process of a user. Each repeat opens the slide anew.
     """
     runs = _Runs(given)
     spent_s = time.perf_counter()
     with runs.open() as slide:
         engine = runs.engine(slide, runs.view(slide))
         send({"facts": runs.facts(engine)})
-        runs.run(engine, first_block=not runs.compiled)
+        runs.run(engine)
+    # Later runs find memory that the threads of earlier ones have left behind, and do not use it.
+    send({"facts": {"peak_resident_bytes": peak_resident_bytes(), "gpu_bytes": runs.gpu_bytes()}})
     warm_up_s = time.perf_counter() - spent_s
     taken: list[float] = []
 
@@ -59,8 +61,7 @@ def measure_engine(given: dict[str, Any], seconds: float, send: Send) -> None:
         began = time.perf_counter()
         with runs.open() as slide:
             taken.append(runs.run(runs.engine(slide, runs.view(slide))))
-        # Each run's threads leave memory behind that the next ones do not use: the first is a user's.
-        send({"seconds": taken[-1], "facts": _memory(runs) if len(taken) == 1 else {}})
+        send({"seconds": taken[-1]})
         return time.perf_counter() - began
 
     repeat_for(_left_s(given, seconds), once)
@@ -187,10 +188,6 @@ class _Runs:
         if self.model.device.type != "cuda":
             return None
         return int(torch.cuda.mem_get_info(self.model.device)[0])
-
-
-def _memory(runs: _Runs) -> dict[str, Any]:
-    return {"peak_resident_bytes": peak_resident_bytes(), "gpu_bytes": runs.gpu_bytes()}
 
 
 def _left_s(given: dict[str, Any], seconds: float) -> float:

@@ -58,6 +58,11 @@ def named(report: dict[str, Any], name: str) -> Measurement | None:
     return next((measured for measured in measurements(report) if measured.name == name), None)
 
 
+def one_of_kind(report: dict[str, Any], kind: str) -> Measurement | None:
+    """The first measurement of a kind, or None."""
+    return next(iter(of_kind(report, kind)), None)
+
+
 def share_of_matmul(report: dict[str, Any], measured: Measurement) -> float | None:
     """How much of the best rate of matrix products, in the same dtype, an engine's row reaches: the network's
     operations on all pixels that were computed, those of overlaps included. None where one is not known."""
@@ -70,14 +75,14 @@ def share_of_matmul(report: dict[str, Any], measured: Measurement) -> float | No
 
 def alone(report: dict[str, Any]) -> dict[str, float]:
     """Seconds of network, decode and encode alone, of those that were measured."""
-    found = {stage: named(report, f"{stage} alone") for stage in ("network", "decode", "encode")}
+    found = {stage: one_of_kind(report, stage) for stage in ("network", "decode", "encode")}
     return {stage: measured.median_s for stage, measured in found.items() if measured is not None}
 
 
 def bound(report: dict[str, Any]) -> tuple[str, float] | None:
     """The stage that takes longest alone, and how much longer the run from end to end took than it."""
-    ends, stages = of_kind(report, "end_to_end"), alone(report)
-    if not ends or "network" not in stages:
+    whole, stages = one_of_kind(report, "end_to_end"), alone(report)
+    if whole is None or "network" not in stages:
         return None
     slowest = max(stages, key=stages.__getitem__)
-    return slowest, ends[0].median_s / stages[slowest]
+    return slowest, whole.median_s / stages[slowest]

@@ -124,15 +124,15 @@ class Bench:
         engine = settings.engines[0] if len(settings.engines) == 1 else "auto"
         given = how | {"slide": slide, "engine": engine, "out": mask, "command": self._command}
         units = [
-            _Unit(name="network alone", kind="network", weight=NETWORK_WEIGHT, given=given),
+            _Unit(name=f"network alone {largest}", kind="network", weight=NETWORK_WEIGHT, given=given),
             *self._engine_units(folder, how),
         ]
         share_s = self.budget.share_s(END_TO_END_WEIGHT, END_TO_END_WEIGHT + sum(u.weight for u in units))
         self._end_to_end(f"end to end {largest}", given, share_s)
-        quick = [_Unit(name="decode alone", kind="decode", weight=0, given={"slide": slide})]
+        quick = [_Unit(name=f"decode alone {largest}", kind="decode", weight=0, given={"slide": slide})]
         if Path(mask).exists():
             given_mask = {"mask": mask, "folder": str(folder / "encode")}
-            quick.append(_Unit(name="encode alone", kind="encode", weight=0, given=given_mask))
+            quick.append(_Unit(name=f"encode alone {largest}", kind="encode", weight=0, given=given_mask))
         self._measure([*quick, *units])
 
     def _end_to_end(self, name: str, given: dict[str, Any], share_s: float) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 from typing import IO, Any
 
 from axialcli.bench.jobs import Job
@@ -47,7 +47,13 @@ def run_job(job: Job, *, limit_s: float, env: Mapping[str, str] | None = None) -
             stderr=said,
             env={**WAITING, **os.environ, **(env or {}), "PYTHONPATH": _python_path()},
         )
-        timer = Timer(limit_s, child.kill)
+        late = Event()
+
+        def end() -> None:
+            late.set()
+            child.kill()
+
+        timer = Timer(limit_s, end)
         timer.daemon = True
         timer.start()
         try:
@@ -58,13 +64,12 @@ def run_job(job: Job, *, limit_s: float, env: Mapping[str, str] | None = None) -
             code = child.wait()
             outcome.process_s = time.perf_counter() - began
         finally:
-            in_time = timer.is_alive()
             timer.cancel()
             child.kill()
             child.wait()
             child.stdout.close()  # type: ignore[union-attr] # a pipe, as was asked for
         if not complete:
-            outcome.failure = _reason(code, None if in_time else limit_s, said)
+            outcome.failure = _reason(code, limit_s if late.is_set() else None, said)
     return outcome
 
 

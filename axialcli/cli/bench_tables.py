@@ -9,7 +9,7 @@ from rich.table import Table
 
 from axialcli.bench.compare import Change
 from axialcli.bench.figures import Measurement, best_rate, exponent, rate, spread
-from axialcli.bench.report import alone, bound, named, of_kind, share_of_matmul
+from axialcli.bench.report import alone, bound, of_kind, one_of_kind, share_of_matmul
 from axialcli.cli.console import as_text, printable
 
 WIDTH = 132
@@ -79,7 +79,7 @@ def _ceilings(report: dict[str, Any]) -> str:
         unit = "GFLOP/s" if ceiling.facts["unit"] == "flop" else "GB/s"
         figures = (f(ceiling.facts["amount"], ceiling) / 1e9 for f in (best_rate, rate))
         rows.append((ceiling.name, *(f"{figure:.1f} {unit}" for figure in figures), _repeats(ceiling)))
-    if decode := named(report, "decode alone"):
+    if decode := one_of_kind(report, "decode"):
         figures = (f(decode.facts["px"], decode) / 1e6 for f in (best_rate, rate))
         name = f"decoding, {decode.facts['threads']} threads"
         rows.append((name, *(f"{figure:.0f} Mpx/s" for figure in figures), _repeats(decode)))

@@ -87,6 +87,7 @@ def test_more_time_is_spent_on_more_repeats_and_the_memory_is_the_firsts(
 
     assert len(sent.seconds) == 9
     assert sent.facts["peak_resident_bytes"] == 7
+    assert next(asked) == 8
 
 
 def test_stages_of_a_run_from_end_to_end_fit_into_it(given: dict[str, Any]) -> None:

@@ -57,9 +57,9 @@ def report(**more: Any) -> dict[str, Any]:
             entry("matmul float32", "ceiling", [1.0, 0.5], amount=8_000_000_000, unit="flop"),
             engine("stream torch", 1000, [1.0, 0.5, 2.0]),
             entry("end to end 1000", "end_to_end", [11.0], px=1_000_000, runs=[run]),
-            entry("network alone", "network", [10.0, 9.0, 12.0]),
-            entry("decode alone", "decode", [2.0], px=1_000_000, threads=2),
-            entry("encode alone", "encode", [0.25], px=1_000_000),
+            entry("network alone 1000", "network", [10.0, 9.0, 12.0]),
+            entry("decode alone 1000", "decode", [2.0], px=1_000_000, threads=2),
+            entry("encode alone 1000", "encode", [0.25], px=1_000_000),
         ],
         "failures": [{"name": "tiles onnx 1000", "reason": "[b]no[/b] such library"}],
         **more,
@@ -143,17 +143,17 @@ def test_what_both_reports_have_is_compared_and_other_circumstances_are_said() -
     after = report(
         model={"name": "m", "sha256": "cd", "device": "cpu", "dtype": "float32"},
         measurements=[
-            entry("network alone", "network", [5.0, 4.5, 5.5, 4.0, 5.0]),
+            entry("network alone 1000", "network", [5.0, 4.5, 5.5, 4.0, 5.0]),
             entry("new", "network", [1.0]),
         ],
     )
 
     (change,) = compare(report(), after)
-    assert (change.name, change.ratio, change.verdict) == ("network alone", 0.5, "faster")
+    assert (change.name, change.ratio, change.verdict) == ("network alone 1000", 0.5, "faster")
     assert list(differences(report(), after)) == ["model's hash: ab and cd"]
     text = changes_text([change], ["model's hash: ab and cd"])
     assert "not the same: model's hash: ab and cd" in text
-    assert ["network", "alone", "10.0", "5.000", "0.500", "faster"] in [
+    assert ["network", "alone", "1000", "10.0", "5.000", "0.500", "faster"] in [
         line.split() for line in text.splitlines()
     ]
 

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.conftest import Axial
 from tests.networks import small_model_file
 
-WANTED = {"end to end 64", "decode alone", "network alone", "stream torch 64", "tiles torch 64"}
+WANTED = {"end to end 64", "decode alone 64", "network alone 64", "stream torch 64", "tiles torch 64"}
 
 
 def test_all_that_was_asked_for_is_measured_or_said_within_the_time(tmp_path: Path, axial: Axial) -> None:
