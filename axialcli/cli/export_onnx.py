@@ -13,7 +13,6 @@ from axialcli.cli.sample import parse_size
 from axialcli.config import ExportDtype, check_choice
 from axialcli.errors import ModelError
 from axialcli.geometry import Size
-from axialcli.output import check_file, publish_bytes
 
 
 def export_onnx(
@@ -50,6 +49,7 @@ def export_onnx(
     from axialcli.backends.model_file import carries_code
     from axialcli.backends.torch_model import TorchModel
     from axialcli.backends.zoo import find_model, model_files, model_names
+    from axialcli.output import check_file, publish_bytes
 
     path = find_model(model)
     if path.suffix == ".onnx":
