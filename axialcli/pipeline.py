@@ -210,11 +210,11 @@ class _Run:
         try:
             with memory_is_a_limit():
                 self._make_blocks(files)
-        except AllocationError as error:
+        except AllocationError:
             less = self.engine.halve(files.done(self.engine.boxes()))
             if less is None:
                 raise
-            logger.warning("%s; going on with %s", str(error).partition(":")[0], less)
+            logger.warning("memory ran out; going on with %s", less)
             files.replan(self._plan())
             return False
         return True

@@ -16,7 +16,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from axialcli.errors import AllocationError
+from axialcli.errors import LimitError
 from axialcli.geometry import Size
 from axialcli.image.codecs import IMAGE_CODECS, declared
 
@@ -114,7 +114,7 @@ class Page:
         """Segment `number` unpacked: [h, w, S] of `dtype`; tiles at the edge may be smaller.
 
         An array that is not `lasting` may be overwritten by this thread's next call.
-        Raises SegmentError where it cannot be decoded, AllocationError where memory runs out.
+        Raises SegmentError where it cannot be decoded, LimitError where memory runs out.
         """
         try:
             if self.compression in IMAGE_CODECS and self.jpeg["jpegheader"] is None:
@@ -128,7 +128,8 @@ class Page:
         except SegmentError:
             raise
         except MemoryError as error:
-            raise AllocationError(
+            # Codecs also say so of damaged data; and smaller steps would not make a segment smaller.
+            raise LimitError(
                 f"{self.tiff.path}: out of memory in a segment of directory {self.name}"
             ) from error
         except Exception as error:

@@ -154,7 +154,8 @@ class AxialAttention(nn.Module):
 
     def has_kernel_for(self, q: Tensor, kv: Tensor) -> bool:
         """Whether `attend_band` takes these queries and keys."""
-        return self.span is not None and banded.runs(q, kv)
+        bias_AS = self.bias_AS if self.positions == "bias" else None
+        return self.span is not None and banded.runs(q, kv, bias_AS)
 
     def attend_band(self, q: Tensor, kv: Tensor, *, ahead: int = 0, slots_K: Tensor | None = None) -> Tensor:
         """What the queries [B, *grid, A, D] see of the keys and values [B, *grid, 2, A, D] within the span.

@@ -61,20 +61,22 @@ static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 #define HIGH 2, 6, 3, 7
 #include "banded_lanes.hpp"
 
-typedef int (*Parts)(const Band *, int64_t, int64_t);
+typedef size_t (*Bytes)(const Band *);
+typedef void (*Parts)(const Band *, void *, int64_t, int64_t);
 
 typedef struct {
     const char *name;
+    Bytes bytes;
     Parts parts;
     int lanes;
 } Kernel;
 
 static const Kernel KERNELS[] = {
 #if defined(__x86_64__)
-    {"avx512", parts_avx512, 16},
-    {"avx2", parts_avx2, 8},
+    {"avx512", bytes_avx512, parts_avx512, 16},
+    {"avx2", bytes_avx2, parts_avx2, 8},
 #endif
-    {"plain", parts_plain, 4},
+    {"plain", bytes_plain, parts_plain, 4},
 };
 
 static int runs_here(const Kernel *kernel)
@@ -112,21 +114,25 @@ static PyObject *kernels(PyObject *module, PyObject *nothing)
 /* Work that the threads of a team share: each takes the next part until none is left. */
 typedef struct {
     const Band *band;
-    Parts parts;
+    const Kernel *kernel;
     int64_t count, next;
-    int failed;
 } Work;
 
 static void take(void *given)
 {
     Work *const work = (Work *)given;
+    const size_t bytes = (work->kernel->bytes(work->band) + 63) & ~(size_t)63;
+    void *const buffers = aligned_alloc(64, bytes);
+    if (!buffers)
+        return; /* The others do what is left; where nobody can, the caller is told. */
+    memset(buffers, 0, bytes);
     for (;;) {
         const int64_t part = __atomic_fetch_add(&work->next, GRAIN, __ATOMIC_RELAXED);
         if (part >= work->count)
-            return;
-        if (work->parts(work->band, part, smaller(part + GRAIN, work->count)))
-            __atomic_store_n(&work->failed, 1, __ATOMIC_RELAXED);
+            break;
+        work->kernel->parts(work->band, buffers, part, smaller(part + GRAIN, work->count));
     }
+    free(buffers);
 }
 
 /* OpenMP's way to run a function in a team of threads: GOMP_parallel. */
@@ -157,14 +163,14 @@ static PyObject *attend(PyObject *module, PyObject *arguments)
         lines, inner, queries, keys, ahead, heads, channels, span, of[0], of[1], of[2],
     };
     const int64_t groups = (lines + kernel->lanes - 1) / kernel->lanes, chunks = (queries + CHUNK - 1) / CHUNK;
-    Work work = {&band, kernel->parts, groups * chunks, 0, 0};
+    Work work = {&band, kernel, groups * chunks, 0};
     Py_BEGIN_ALLOW_THREADS
     if (team && threads > 1)
         ((Team)(uintptr_t)team)(take, &work, threads, 0);
     else
         take(&work);
     Py_END_ALLOW_THREADS
-    if (work.failed)
+    if (work.next < work.count)
         return PyErr_NoMemory();
     Py_RETURN_NONE;
 }

@@ -26,7 +26,7 @@ SMALL = 32_768
 def _compiled() -> ModuleType | None:
     try:
         return importlib.import_module("axialcli.nn._banded")
-    except ImportError:
+    except ModuleNotFoundError:
         return None
 
 
@@ -37,15 +37,18 @@ def kernel() -> str:
     return "torch" if compiled is None else str(compiled.kernels()[0])
 
 
-def runs(q: Tensor, kv: Tensor) -> bool:
+def runs(q: Tensor, kv: Tensor, bias_AS: Tensor | None = None) -> bool:
     """Whether the kernel takes these: float32 on a processor, channels together, and no gradient wanted."""
     return (
         kernel() != "torch"
         and q.dtype == kv.dtype == torch.float32
         and q.device.type == "cpu"
         and q.stride(-1) == kv.stride(-1) == 1
-        and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and (q.requires_grad or kv.requires_grad))
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and not (
+            torch.is_grad_enabled()
+            and any(part.requires_grad for part in (q, kv, bias_AS) if part is not None)
+        )
     )
 
 
@@ -68,15 +71,18 @@ def attend_banded(
     lie in another order; by default in their own. using: one of the kernels that run here, None for the
     best. Every query has to see a key. Returns [B, *grid, A, D], contiguous.
 
-    A query's answer depends on the keys that it sees and not on what else is in the call, to the last bit.
+    Where all keys and values are finite, a query's answer depends on those that it sees and not on what else
+    is in the call, to the last bit.
     """
     compiled = _compiled()
     if compiled is None:
         raise RuntimeError("the kernel was not built: no compiler was found when axial was installed")
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    if not out.numel():
+        return out
     queries, keys = q.shape[along], kv.shape[along] if slots_K is None else len(slots_K)
     radius = span // 2
-    if queries and (ahead + radius < 0 or queries - 1 + ahead - radius >= keys):
+    if not keys or ahead + radius < 0 or queries - 1 + ahead - radius >= keys:
         raise ValueError(f"{queries} queries from {ahead} on do not all see one of {keys} keys")
     out_NLMAD, q_NLMAD, k_NLMAD, v_NLMAD = (_flat(part, along) for part in (out, q, *kv.unbind(-3)))
     # The kernel gets addresses: what they belong to has to live as long.

@@ -16,12 +16,13 @@ typedef float NAME(anywhere) __attribute__((vector_size(4 * LANES), aligned(4)))
 #define WHOLE NAME(whole)
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-/* e to the power of numbers up to 0, to 1 part in 10 million; 0 far below. Cody-Waite and Taylor. */
+/* e to the power of numbers up to 0, to 1 part in 10 million; far below, and of -inf, some 1e-38; NaN stays.
+ * Cody-Waite and Taylor. */
 INLINE VECTOR NAME(exponential)(VECTOR x)
 {
-    const float lowest = -87.0f, magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
-    const VECTOR floor = x * 0.0f + lowest;
-    x = x > floor ? x : floor;
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
+    const VECTOR none = {0}, lowest = none - 87.0f;
+    x = x < lowest ? lowest : x;
     const VECTOR shifted = x * 1.44269504088896341f + magic;
     const VECTOR turns = shifted - magic;
     const VECTOR r = (x - turns * 0.693359375f) + turns * 2.12194440054690583e-4f;
@@ -32,7 +33,8 @@ INLINE VECTOR NAME(exponential)(VECTOR x)
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    return (VECTOR)((WHOLE)p + ((WHOLE)shifted << 23));
+    const VECTOR power = (VECTOR)((WHOLE)p + ((WHOLE)shifted << 23));
+    return x == x ? power : x;
 }
 
 /* Rows of a square of LANES x LANES become its columns: perfect shuffles, as many as halvings of LANES. */
@@ -175,17 +177,23 @@ INLINE void NAME(mix)(VECTOR *out, const VECTOR *weights, int64_t room, const VE
         }
 }
 
-/* Parts [first, last) of a band: [group of LANES lines][chunk of queries]. Returns 0, or -1 where there is
- * no memory for the buffers. */
-static TARGET int NAME(parts)(const Band *band, int64_t first, int64_t last)
+/* Keys that one part transposes, and that one block of queries meets, at most. */
+INLINE int64_t NAME(window)(const Band *band) { return smaller(CHUNK + band->span - 1, band->keys) + KEYS; }
+INLINE int64_t NAME(room)(const Band *band) { return smaller(QUERIES + band->span - 1, band->keys) + KEYS; }
+
+/* Bytes of a thread's buffers. */
+static TARGET size_t NAME(bytes)(const Band *band)
+{
+    const int64_t numbers = (2 * NAME(window)(band) + 2 * QUERIES) * band->channels + QUERIES * NAME(room)(band);
+    return (size_t)numbers * sizeof(VECTOR);
+}
+
+/* Parts [first, last) of a band: [group of LANES lines][chunk of queries]. buffers: zero before the first. */
+static TARGET void NAME(parts)(const Band *band, void *buffers, int64_t first, int64_t last)
 {
     const int64_t channels = band->channels, radius = band->span / 2;
-    const int64_t window = CHUNK + 2 * radius + KEYS, room = band->span + QUERIES - 1 + KEYS;
-    const int64_t count = (2 * window + 2 * QUERIES) * channels + QUERIES * room;
-    VECTOR *const memory = (VECTOR *)aligned_alloc(64, (count * sizeof(VECTOR) + 63) & ~(size_t)63);
-    if (!memory)
-        return -1;
-    memset(memory, 0, count * sizeof(VECTOR));
+    const int64_t window = NAME(window)(band), room = NAME(room)(band);
+    VECTOR *const memory = (VECTOR *)buffers;
     VECTOR *const k = memory, *const v = k + window * channels, *const q = v + window * channels;
     VECTOR *const out = q + QUERIES * channels, *const scores = out + QUERIES * channels;
     const float scale = 1.0f / sqrtf((float)channels);
@@ -238,8 +246,6 @@ static TARGET int NAME(parts)(const Band *band, int64_t first, int64_t last)
             }
         }
     }
-    free(memory);
-    return 0;
 }
 
 #undef VECTOR

@@ -193,23 +193,21 @@ class StreamEngine:
 
         Rows that are missing are computed with those that the receptive field needs above them, in
         the same steps as in one run: the numbers are the same, bit by bit. After the last block the
-        scratch folder stays locked until `finish` or `close`, and so it does where memory ran out.
+        scratch folder stays locked until `finish` or `close`, and so it does where memory ran out, here or
+        with whoever takes the blocks.
         """
         missing = self._halvings.missing(self._planned(), done)
         if not missing:
             return
         self._say_what_it_costs()
-        goes_on = False
         try:
             with memory_is_a_limit():
                 yield from self._missing(missing)
-            goes_on = not self._cancelled.is_set()
         except AllocationError:
-            goes_on = True
             raise
-        finally:
-            if not goes_on:
-                self.close()
+        except Exception:
+            self.close()
+            raise
 
     def _missing(self, missing: list[Box]) -> Iterator[Block]:
         """These blocks, strip by strip, after what has to come before them."""

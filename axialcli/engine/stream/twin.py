@@ -45,6 +45,7 @@ class Twin(Flow):
 
     def begin(self, row: int = 0) -> int:
         self._alike = self._repeated = 0
+        self.rows_made = {}
         return super().begin(row)
 
     def advance(self, step: int, fed: dict[int, Tensor]) -> None:
