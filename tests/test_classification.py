@@ -240,7 +240,7 @@ def test_the_command_counts_tiles_and_writes_all_that_was_asked_for(tmp_path: Pa
         ({"heatmaps": [("forest", "h.tif")]}, "no class 'forest'; the model has class 0, class 1"),
         ({"heatmaps": [("2", "h.tif")]}, "no class '2'"),
         ({"heatmaps": [("1", "h.jpg")]}, r"h\.jpg: a heatmap is a \.tif, or a \.png"),
-        ({"heatmaps": [("1", "h.tif"), ("0", "h.tif")]}, "two outputs have the same name"),
+        ({"heatmaps": [("1", "h.tif"), ("0", "h.tif")]}, r"h\.tif: two outputs have the same name"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_any_work(

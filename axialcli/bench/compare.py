@@ -67,7 +67,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 def _circumstances(report: dict[str, Any]) -> dict[str, Any]:
     machine, model = report.get("machine") or {}, report.get("model") or {}
-    versions = machine.get("versions") or {}
+    versions, settings = machine.get("versions") or {}, report.get("settings") or {}
     return {
         **{name: machine.get(name) for name in ("processor", "cores", "threads", "memory_bytes", "gpu")},
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or None,
@@ -75,4 +75,7 @@ def _circumstances(report: dict[str, Any]) -> dict[str, Any]:
         "model's hash": (model.get("sha256") or "")[:12] or None,
         "device": model.get("device"),
         "dtype": model.get("dtype"),
+        **{
+            name: ", ".join(map(str, settings.get(name) or ())) or None for name in ("resolutions", "engines")
+        },
     }

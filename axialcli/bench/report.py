@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,43 @@ def read_report(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: another version of axial wrote it (format {report['axial_bench']!r:.20})")
     try:
         measurements(report)
-    except (KeyError, TypeError, ValueError) as error:
+        _check_circumstances(report)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: is damaged; measure again with --json") from error
     return report
 
 
 def measurements(report: dict[str, Any]) -> list[Measurement]:
-    """What was measured. Raises KeyError, TypeError or ValueError where a report is damaged."""
+    """What was measured. Raises KeyError, TypeError, ValueError or OverflowError of a damaged report."""
     return [_measurement(entry) for entry in report["measurements"]]
 
 
 def _measurement(entry: dict[str, Any]) -> Measurement:
+    if any(isinstance(each, (str, bool)) for each in entry["seconds"]):
+        raise TypeError("no numbers")
     seconds = tuple(float(each) for each in entry["seconds"])
-    if not seconds or min(seconds) <= 0:
+    if not seconds or not all(math.isfinite(each) and each > 0 for each in seconds):
         raise ValueError("no seconds")
     return Measurement(
         name=str(entry["name"]), kind=str(entry["kind"]), seconds=seconds, facts=dict(entry["facts"])
     )
+
+
+def _check_circumstances(report: dict[str, Any]) -> None:
+    """Raises TypeError where what is said of machine, model and settings has another form."""
+    machine, model, settings = (_part(report, name, dict) for name in ("machine", "model", "settings"))
+    _part(machine, "versions", dict)
+    _part(model, "sha256", str)
+    for name in ("resolutions", "engines"):
+        _part(settings, name, (list, tuple))
+
+
+def _part(whole: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
+    """A part of a report, {} where it is missing or null. Raises TypeError where it is something else."""
+    part = whole.get(name)
+    if part is not None and not isinstance(part, kind):
+        raise TypeError(name)
+    return {} if part is None else part
 
 
 def of_kind(report: dict[str, Any], kind: str) -> list[Measurement]:

@@ -88,7 +88,7 @@ class Bench:
         """Measures all, and returns the report in JSON's types.
 
         Raises the error of the model where it cannot be loaded; any other measurement that fails is an entry
-        of `failures`.
+        of `failures`. Raises LimitError where nothing at all was measured.
         """
         with tempfile.TemporaryDirectory(prefix="axial-bench-") as folder:
             # What torch.compile keeps stays for this bench alone: compiling is measured anew each time.
@@ -98,6 +98,8 @@ class Bench:
                 self._measure(_attention_units(self.settings))
             else:
                 self._of_model(Path(folder))
+        if not self.measurements:
+            raise LimitError(self._nothing())
         return {
             "axial_bench": 1,
             "settings": asdict(self.settings),
@@ -155,7 +157,10 @@ class Bench:
         if seconds:
             side = max(self.settings.resolutions)
             facts = {"px": side**2, "runs": runs}
-            measured = Measurement(name=name, kind="end_to_end", seconds=tuple(seconds), facts=facts)
+            engines = "+".join(dict.fromkeys(run["engine"] for run in runs))
+            measured = Measurement(
+                name=_by_engine(name, engines), kind="end_to_end", seconds=tuple(seconds), facts=facts
+            )
             self.measurements.append(measured)
 
     def _engine_units(self, folder: Path, how: dict[str, Any]) -> list[_Unit]:
@@ -207,8 +212,10 @@ class Bench:
             if outcome.failure is not None:
                 self._fail(unit.name, outcome.failure)
             if outcome.seconds:
+                # Which engine `auto` took is known only now.
+                name = _by_engine(unit.name, outcome.facts["engine"]) if unit.kind == "network" else unit.name
                 measured = Measurement(
-                    name=unit.name, kind=unit.kind, seconds=tuple(outcome.seconds), facts=outcome.facts
+                    name=name, kind=unit.kind, seconds=tuple(outcome.seconds), facts=outcome.facts
                 )
                 self.measurements.append(measured)
                 if unit.like:
@@ -241,6 +248,19 @@ class Bench:
 
     def _fail(self, name: str, reason: str) -> None:
         self.failures.append({"name": name, "reason": reason})
+
+    def _nothing(self) -> str:
+        """Why there is no measurement: the first reason that more time would not mend, or else the time."""
+        for failure in self.failures:
+            if "--seconds" not in failure["reason"]:
+                return f"nothing was measured: {failure['name']}: {failure['reason']}"
+        return f"nothing was measured in {self.settings.seconds:g} s: give more --seconds"
+
+
+def _by_engine(name: str, engine: str) -> str:
+    """The name with the engine before the side: what different engines did is not the same work."""
+    what, _, side = name.rpartition(" ")
+    return f"{what} {engine} {side}"
 
 
 def _attention_units(settings: BenchSettings) -> list[_Unit]:

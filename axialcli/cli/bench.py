@@ -93,6 +93,8 @@ def _check(settings: Any, json_file: Path | None, plot: Path | None, force: bool
     from axialcli.bench.plot import check_plotting
     from axialcli.output import check_file
 
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise UsageError(f"{plot}: --plot draws a PNG; give a name that ends in .png")
     for path in (json_file, plot):
         if path is not None:
             check_file(path, inputs=[Path(settings.model)], may_exist=force)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def report_text(report: dict[str, Any]) -> str:
         rows = [(failure["name"], printable(failure["reason"])) for failure in report["failures"]]
         parts.append(_table("Not measured", ("what", "why"), rows))
     parts.append(f"{report['seconds']:.0f} s in all")
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def changes_text(changes: Sequence[Change], differences: Sequence[str]) -> str:
@@ -40,7 +41,7 @@ def changes_text(changes: Sequence[Change], differences: Sequence[str]) -> str:
     lines = [f"not the same: {printable(line)}" for line in differences]
     rows = [
         (
-            change.name,
+            printable(change.name),
             _seconds(change.before_s),
             _seconds(change.after_s),
             f"{change.ratio:.3f}",
@@ -56,12 +57,13 @@ def changes_text(changes: Sequence[Change], differences: Sequence[str]) -> str:
 
 def _heading(report: dict[str, Any]) -> str:
     machine, model = report["machine"] or {}, report["model"]
+    processor, cores, memory = (machine.get(name) for name in ("processor", "cores", "memory_bytes"))
     gpu = machine.get("gpu")
     where = ", ".join(
         [
-            printable(str(machine.get("processor", "unknown processor"))),
-            f"{machine.get('cores')} cores",
-            f"{machine.get('memory_bytes', 0) / 2**30:.0f} GiB",
+            *([printable(str(processor))] if processor else []),
+            *([f"{cores} cores"] if cores else []),
+            *([f"{memory / 2**30:.0f} GiB"] if memory else []),
             *([printable(gpu["name"])] if gpu else []),
             *(f"{name} {number}" for name, number in machine.get("versions", {}).items()),
         ]
@@ -70,7 +72,8 @@ def _heading(report: dict[str, Any]) -> str:
         return where
     flops = report["flops_per_px"]
     counted = f", {flops / 1e3:.1f} kFLOP per pixel" if flops else ""
-    return f"{where}\nmodel {printable(model['name'])} on {model['device']} in {model['dtype']}{counted}"
+    what = f"model {printable(model['name'])} on {model['device']} in {model['dtype']}{counted}"
+    return f"{where}\n{what}" if where else what
 
 
 def _ceilings(report: dict[str, Any]) -> str:
@@ -126,7 +129,7 @@ def _end_to_end(report: dict[str, Any]) -> str:
     memory = max(run["peak_resident_bytes"] for run in runs) / 1e6
     speed = f"{rate(measured.facts['px'], measured) / 1e6:.2f} Mpx/s"
     lines = [
-        f"{measured.name}, engine {runs[0]['engine']}: {_seconds(measured.median_s)} s ({speed}, "
+        f"{measured.name}: {_seconds(measured.median_s)} s ({speed}, "
         f"spread {100 * spread(measured.seconds):.0f} %, {_repeats(measured)}), {memory:.0f} MB; "
         f"before it {start['imports']} s of imports and {start['model']} s of loading the model, "
         f"after it {_median([run['end'] for run in runs])} s to end the process"
@@ -197,7 +200,7 @@ def _seconds(value: float) -> str:
 
 
 def _median(values: list[float] | None) -> str:
-    return "" if not values else _seconds(sorted(values)[len(values) // 2])
+    return "" if not values else _seconds(statistics.median(values))
 
 
 def _number(value: float | None, scale: float = 1.0, unit: str = "", digits: int = 0) -> str:

@@ -19,7 +19,8 @@ def evaluate(
         Path, typer.Argument(help="The true one, TIFF or PNG; or a folder with files of the same names.")
     ],
     ignore: Annotated[
-        str | None, typer.Option(help="Values or classes of the truth whose pixels count nowhere: 0,255.")
+        list[str] | None,
+        typer.Option(help="Values or classes of the truth whose pixels count nowhere: 0,255. Repeatable."),
     ] = None,
     classes: Annotated[
         str | None,
@@ -56,7 +57,7 @@ def evaluate(
         report = compare(
             pred,
             truth,
-            ignore=() if ignore is None else tuple(ignore.split(",")),
+            ignore=tuple(word for words in ignore or () for word in words.split(",")),
             classes=classes,
             instances=instances,
             objects=objects,

@@ -49,6 +49,8 @@ class Classes:
                     raise UsageError(f"--classes is '{settings.classes}': a value stands in it twice")
         border = None if settings.border is None else _value(settings.border, pred_names, "--border")
         objects = None if settings.objects is None else _value(settings.objects, pred_names, "--objects")
+        if objects is not None and 0 < len(pred_names) <= objects:
+            raise UsageError(f"--objects is class {objects}; the prediction names {', '.join(pred_names)}")
         if objects is not None and objects == border:
             raise UsageError(f"--objects and --border are both class {objects}: they are different classes")
         return Classes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from axialcli.errors import UsageError
 from axialcli.geometry import Affine, Box, GeoReference, Size, whole
 from axialcli.image import LabelPicture
+
+logger = logging.getLogger("axial")
 
 _SAME = 1e-3
 """Steps that differ by less than this share are the same."""
@@ -102,6 +105,7 @@ def _steps_by_size(pred: LabelPicture, truth: LabelPicture) -> list[float]:
     coarser = truth.size if finer is pred.size else pred.size
     factor = _rounded_factor(finer, coarser)
     if factor is None:
+        logger.warning("%s is laid on %s by size, %.3g x %.3g", pred.path, truth.path, *steps)
         return steps
     return [float(factor) if finer is pred.size else 1 / factor] * 2
 

@@ -66,6 +66,10 @@ def evaluate(
     if chosen.objects is not None:
         counts = [one.objects for one in found if one.objects is not None]
         pooled["objects"] = object_figures(sum(counts[1:], counts[0]))
+        if not (pooled["objects"]["truth"] or pooled["objects"]["pred"]):
+            logger.warning(
+                "--objects %s: neither prediction nor truth has an object of this class", chosen.objects
+            )
     reports = [one.report for one in found]
     return {
         "settings": asdict(chosen),

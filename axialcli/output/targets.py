@@ -107,9 +107,11 @@ def check_outputs(
     for path in outputs.all:
         check_file(path, inputs=read, may_exist=force or str(path.resolve()) in published)
     folders = [partial_folder(path) for path in (outputs.mask, *outputs.of_probs)]
-    places = [path.resolve() for path in (*outputs.all, *folders)]
-    if len(set(places)) < len(places):
-        raise UsageError(f"{mask}: two outputs have the same name; each file needs one of its own")
+    places: set[Path] = set()
+    for path in (*outputs.all, *folders):
+        if path.resolve() in places:
+            raise UsageError(f"{path}: two outputs have the same name; each file needs one of its own")
+        places.add(path.resolve())
     return outputs
 
 

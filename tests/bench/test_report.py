@@ -20,6 +20,10 @@ from axialcli.bench.report import bound, named, read_report, share_of_matmul
 from axialcli.bench.settings import BenchSettings
 from axialcli.cli.bench_tables import changes_text, report_text
 from axialcli.errors import UsageError
+from axialcli.nn.attention import AxialAttention
+
+MEASURED = {"name": "a", "kind": "b", "seconds": [1.0], "facts": {}}
+REST = {"axial_bench": 1}
 
 
 def entry(name: str, kind: str, seconds: list[float], **facts: Any) -> dict[str, Any]:
@@ -56,8 +60,8 @@ def report(**more: Any) -> dict[str, Any]:
         "measurements": [
             entry("matmul float32", "ceiling", [1.0, 0.5], amount=8_000_000_000, unit="flop"),
             engine("stream torch", 1000, [1.0, 0.5, 2.0]),
-            entry("end to end 1000", "end_to_end", [11.0], px=1_000_000, runs=[run]),
-            entry("network alone 1000", "network", [10.0, 9.0, 12.0]),
+            entry("end to end stream 1000", "end_to_end", [11.0], px=1_000_000, runs=[run]),
+            entry("network alone stream 1000", "network", [10.0, 9.0, 12.0]),
             entry("decode alone 1000", "decode", [2.0], px=1_000_000, threads=2),
             entry("encode alone 1000", "encode", [0.25], px=1_000_000),
         ],
@@ -110,6 +114,31 @@ def test_operations_of_attention_count_both_products() -> None:
     assert flops_per_px(Attention(), 4, side=8) == 2 * 2 * 64 * 4
 
 
+def test_operations_of_attention_along_an_axis_count_the_keys_that_a_query_sees() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.along = AxialAttention(channels=4, heads=1, axis="width", span=5, positions="bias")
+
+        def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+            tokens_BHWC: torch.Tensor = self.along(image_BCHW.movedim(1, -1))
+            return tokens_BHWC.movedim(-1, 1)
+
+    # Four projections of 4 x 4, and 4 channels with 5 keys for scores and sum.
+    assert flops_per_px(Attention(), 4, side=64) == 2 * (4 * 4 * 4 + 2 * 4 * 5)
+
+
+def test_what_is_not_known_is_not_in_the_heading() -> None:
+    text = report_text(report(machine=None))
+    assert text.startswith("model m on cpu in float32")
+
+
+def test_other_resolutions_and_engines_are_circumstances() -> None:
+    one = report(settings={"resolutions": [1024], "engines": ["stream"]})
+    two = report(settings={"resolutions": [1024, 2048], "engines": ["tiles"]})
+    assert list(differences(one, two)) == ["resolutions: 1024 and 1024, 2048", "engines: stream and tiles"]
+
+
 def test_a_report_comes_back_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(report()))
     assert read_report(tmp_path / "a.json") == report()
@@ -129,6 +158,20 @@ def test_a_report_comes_back_as_it_was_written(tmp_path: Path) -> None:
             '{"axial_bench": 1, "measurements": [{"name": "a", "kind": "b", "seconds": [0], "facts": {}}]}',
             "is damaged",
         ),
+        *(
+            (json.dumps(REST | {"measurements": [MEASURED | {"seconds": seconds}]}), "is damaged")
+            for seconds in ([10**400], [float("nan")], [1.0, float("inf")], 5, ["a"], "12")
+        ),
+        *(
+            (json.dumps(REST | {"measurements": [MEASURED]} | part), "is damaged")
+            for part in (
+                {"machine": "x"},
+                {"machine": {"versions": [1]}},
+                {"model": {"sha256": 5}},
+                {"settings": [1]},
+                {"settings": {"resolutions": 5}},
+            )
+        ),
     ],
 )
 def test_what_is_no_report_is_refused(text: str | None, says: str, tmp_path: Path) -> None:
@@ -143,17 +186,18 @@ def test_what_both_reports_have_is_compared_and_other_circumstances_are_said() -
     after = report(
         model={"name": "m", "sha256": "cd", "device": "cpu", "dtype": "float32"},
         measurements=[
-            entry("network alone 1000", "network", [5.0, 4.5, 5.5, 4.0, 5.0]),
+            entry("network alone stream 1000", "network", [5.0, 4.5, 5.5, 4.0, 5.0]),
+            entry("network alone tiles 1000", "network", [1.0]),
             entry("new", "network", [1.0]),
         ],
     )
 
     (change,) = compare(report(), after)
-    assert (change.name, change.ratio, change.verdict) == ("network alone 1000", 0.5, "faster")
+    assert (change.name, change.ratio, change.verdict) == ("network alone stream 1000", 0.5, "faster")
     assert list(differences(report(), after)) == ["model's hash: ab and cd"]
     text = changes_text([change], ["model's hash: ab and cd"])
     assert "not the same: model's hash: ab and cd" in text
-    assert ["network", "alone", "1000", "10.0", "5.000", "0.500", "faster"] in [
+    assert ["network", "alone", "stream", "1000", "10.0", "5.000", "0.500", "faster"] in [
         line.split() for line in text.splitlines()
     ]
 

@@ -12,7 +12,7 @@ from axialcli.bench.jobs import Job
 from axialcli.bench.run import Bench
 from axialcli.bench.settings import BenchSettings
 from axialcli.bench.worker import Outcome
-from axialcli.errors import ModelError
+from axialcli.errors import LimitError, ModelError
 from tests.bench.test_figures import FakeClock
 
 ROWS = ("stream torch", "tiles torch", "tiles onnx", "tiles compiled")
@@ -44,8 +44,8 @@ class FakeJobs:
         if job.kind == "ceilings":
             return {"machine": {}, "matmul float32": {"seconds": [1.0], "amount": 1, "unit": "flop"}}
         if job.kind == "end_to_end":
-            return {"stages": {}, "start_up": {"imports": 0.25, "model": 0.25}}
-        return {}
+            return {"engine": "stream", "stages": {}, "start_up": {"imports": 0.25, "model": 0.25}}
+        return {"engine": "stream"} if job.kind == "network" else {}
 
 
 def bench(
@@ -68,9 +68,9 @@ def test_everything_is_measured_where_there_is_time() -> None:
     assert report["failures"] == []
     assert set(names(report)) == {
         "matmul float32",
-        "end to end 256",
+        "end to end stream 256",
         "decode alone 256",
-        "network alone 256",
+        "network alone stream 256",
         *(f"{row} {side}" for row in ROWS for side in (128, 256)),
     }
 
@@ -121,6 +121,28 @@ def test_a_failed_export_is_told_once_and_costs_its_rows_only() -> None:
 def test_a_model_that_cannot_be_loaded_is_the_models_error() -> None:
     with pytest.raises(ModelError, match="damaged"):
         bench(240, {}, resolutions=(256,), fails={"slides": "damaged"})
+
+
+@pytest.mark.parametrize(
+    ("fails", "says"),
+    [
+        ({}, "nothing was measured in 5 s: give more --seconds"),
+        ({"ceilings": "no such device"}, "nothing was measured: ceilings: no such device"),
+    ],
+)
+def test_a_bench_that_measured_nothing_is_no_report(fails: dict[str, str], says: str) -> None:
+    takes_s = {"ceilings": 1.0 if fails else 99.0, "attention": 99.0}
+
+    class Slow(FakeJobs):
+        def __call__(self, job: Job, *, limit_s: float, env: Mapping[str, str]) -> Outcome:
+            outcome = super().__call__(job, limit_s=limit_s, env=env)
+            late = outcome.failure == "not finished"
+            return Outcome(failure="not finished: give more --seconds") if late else outcome
+
+    clock = FakeClock()
+    settings = BenchSettings(seconds=5, attention=True)
+    with pytest.raises(LimitError, match=says):
+        Bench(settings, budget=Budget(5, clock), run=Slow(clock, takes_s, **fails)).report()
 
 
 def test_attention_needs_no_model_and_leaves_out_what_grows_too_long() -> None:

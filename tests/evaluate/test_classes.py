@@ -170,6 +170,7 @@ def test_what_holds_no_labels_is_refused(tmp_path: Path, name: str, labels: np.n
         ({"classes": "0=0,1=1,2=2"}, "the truth holds 3, of which neither --classes nor --ignore speaks"),
         ({"classes": "0=0,1=1,2=2,3=stroma"}, "the file names background"),
         ({"objects": "2", "border": "nuclei"}, "both class 2"),
+        ({"objects": "9"}, "--objects is class 9; the prediction names background"),
         ({"border": "2"}, "give --objects as well"),
         ({"objects": "1", "min_object_px": -1}, "choose 0 or more"),
         ({"objects": "1", "classes": "0=0,1=2,2=3", "ignore": ("3",)}, "--objects is class 1, of which"),

@@ -71,6 +71,21 @@ def test_the_table_names_classes_and_the_two_kinds_of_means(
     assert f"{dice:.4f}" in one
 
 
+def test_every_ignore_counts_and_objects_that_nobody_has_are_said(tmp_path: Path, axial: Axial) -> None:
+    labels = make_labels((40, 50))
+    for name in ("a.png", "b.png"):
+        Image.fromarray(labels).save(tmp_path / name)
+
+    ignored = ("--ignore", "1", "--ignore", "2,3")
+    done = axial("evaluate", "a.png", "b.png", *ignored, "--objects", "9", "--json")
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["settings"]["ignore"] == ["1", "2", "3"]
+    assert report["pooled"]["pixels"] == np.count_nonzero(labels == 0)
+    assert "--objects 9: neither prediction nor truth has an object of this class" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

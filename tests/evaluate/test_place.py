@@ -134,6 +134,17 @@ def test_another_place_is_refused_unless_size_alone_counts(
     assert agreement(tmp_path / "pred.tif", tmp_path / "truth.tif", by_size=True) == 1
 
 
+def test_sizes_without_a_whole_factor_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_mask(tmp_path / "pred.tif", make_labels((40, 50)), mpp=None)
+    for name, size in (("odd.png", (41, 50)), ("twice.png", (80, 100))):
+        Image.fromarray(make_labels(size)).save(tmp_path / name)
+
+    agreement(tmp_path / "pred.tif", tmp_path / "twice.png")
+    assert caplog.text == ""
+    agreement(tmp_path / "pred.tif", tmp_path / "odd.png")
+    assert "by size, 0.976 x 1" in caplog.text
+
+
 def test_another_field_is_refused(tmp_path: Path) -> None:
     labels = make_labels((64, 80))
     write_mask(tmp_path / "pred.tif", labels, mpp=(0.5, 0.5))
