@@ -23,6 +23,7 @@ import axialcli
 from axialcli.backends.torch_model import TorchModel
 from axialcli.cli.app import run
 from axialcli.engine.stream.flow import Flow
+from axialcli.engine.stream.scratch import Scratch
 from axialcli.errors import AllocationError
 from axialcli.geometry import Box
 from axialcli.image import SlideView
@@ -146,7 +147,7 @@ def test_a_batch_in_the_middle_is_halved_and_finished_blocks_stay(
 
     assert report["halved"] == {"batch": 1}
     assert report["resumed_blocks"] == 0
-    assert caplog.messages == ["out of memory; going on with batches of 2"]
+    assert caplog.messages == ["memory ran out; going on with batches of 2"]
     # 10 rows of 8 tiles; of what was done before, the rows that no finished block holds are run again.
     assert set(ran[2 + 8 * 3 :]) == {1, 2}
     assert 10 * 8 < sum(ran[2:]) <= 10 * 8 + 5 * 8
@@ -244,7 +245,7 @@ def test_nothing_left_to_halve_is_code_6_and_leaves_nothing(
     assert last.startswith("axial: error: out of memory: ")
     assert len(warnings) > 2
     said = [line for line in warnings if "column strips: " not in line]
-    assert all(line.startswith("axial: warning: out of memory; going on with ") for line in said)
+    assert all(line.startswith("axial: warning: memory ran out; going on with ") for line in said)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -278,6 +279,31 @@ print(json.dumps(report["halved"]))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and RLIMIT_AS")
+def test_passes_on_disk_outlive_memory_that_runs_out_while_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tall = write_tiled(tmp_path / "tall.tif", picture(2100, 100), mpp=0.5, tile=256, factors=()).path
+    network = small_model("axial_segmenter", **{**NETWORK, "span": None})
+    passes: list[int] = []
+    note, record = Scratch.note, Journal.record
+
+    def noted(self: Scratch, stage: int, at: int = 0) -> None:
+        passes.append(stage)
+        note(self, stage, at)
+
+    def failing(self: Journal, *args: Any) -> None:
+        monkeypatch.setattr(Journal, "record", record)
+        raise MemoryError
+
+    monkeypatch.setattr(Scratch, "note", noted)
+    monkeypatch.setattr(Journal, "record", failing)
+
+    report = axialcli.predict(tall, tmp_path / "m.tif", model=network, scratch=tmp_path)
+
+    assert report["halved"] == {"steps": 1}
+    assert passes == [1, 2]
+
+
 def test_a_real_limit_of_the_address_space(tmp_path: Path) -> None:
     """27 tiles of 512 pixels, with three channels and five classes, are 220 MB, and twice that on the way."""
     image_HWC = np.tile(picture(600, 600), (1, 20, 1))
