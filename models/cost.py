@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from axialcli.bench.flops import flops_per_px
 from axialcli.nn import build_network
 from axialcli.nn.attention import AxialAttention
 
@@ -21,25 +19,13 @@ def flops_per_pixel(recipe: dict[str, Any]) -> float:
     Counted are products of matrices and convolutions, two operations for a multiplication and an addition.
     Of attention that is every query with every key that it sees, however a kernel groups them.
     """
-    height, width = recipe["input"].get("size") or (COUNTED_PX, COUNTED_PX)
     # Sizes are all that counting needs.
     with torch.device("meta"):
         network = build_network(**recipe["network"]).eval()
-        picture = torch.empty(1, len(recipe["input"]["channels"]), height, width)
-    attention: list[int] = []
-    for module in network.modules():
-        if isinstance(module, AxialAttention):
-            module.forward = partial(_count, module, attention)  # type: ignore[method-assign]
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(picture)
-    return float((counter.get_total_flops() + sum(attention)) / (height * width))
-
-
-def _count(module: AxialAttention, attention: list[int], tokens: Tensor) -> Tensor:
-    """The projections of an attention, which are counted elsewhere; notes what attending itself costs."""
-    seen = module.span or tokens.shape[-2 - module.after]
-    attention.append(2 * 2 * tokens.numel() * seen)
-    return module.proj(module.qkv(tokens)[..., : tokens.shape[-1]])  # type: ignore[no-any-return]
+    size = tuple(recipe["input"].get("size") or (COUNTED_PX, COUNTED_PX))
+    counted = flops_per_px(network, len(recipe["input"]["channels"]), size)
+    assert counted is not None, "our own networks are followed without numbers"
+    return counted
 
 
 def attend_at_once(network: torch.nn.Module) -> None:

@@ -106,8 +106,7 @@ class AxialAttention(nn.Module):
         q, k, v = heads.movedim((-3, along), (0, -2)).unbind(0)
         if self.positions == "rotary":
             q, k = (rotated(part, along=part.ndim - 2, start=0) for part in (q, k))
-        bias_AS = self.bias_AS if self.positions == "bias" else None
-        attended = attend_traceable(q, k, v, bias_AS=bias_AS, span=self.span)
+        attended = attend_traceable(q, k, v, bias_AS=self._bias(), span=self.span)
         return self.project(attended.movedim(-2, along))
 
     def queries(self, tokens: Tensor, start: int = 0) -> Tensor:
@@ -154,8 +153,7 @@ class AxialAttention(nn.Module):
 
     def has_kernel_for(self, q: Tensor, kv: Tensor) -> bool:
         """Whether `attend_band` takes these queries and keys."""
-        bias_AS = self.bias_AS if self.positions == "bias" else None
-        return self.span is not None and banded.runs(q, kv, bias_AS)
+        return self.span is not None and banded.runs(q, kv, self._bias())
 
     def attend_band(self, q: Tensor, kv: Tensor, *, ahead: int = 0, slots_K: Tensor | None = None) -> Tensor:
         """What the queries [B, *grid, A, D] see of the keys and values [B, *grid, 2, A, D] within the span.
@@ -164,15 +162,17 @@ class AxialAttention(nn.Module):
         None: in their order. Only for what `has_kernel_for` says. Returns [B, *grid, A, D], contiguous.
         """
         assert self.span is not None
-        bias_AS = self.bias_AS if self.positions == "bias" else None
         along = q.ndim - 3 - self.after
         return banded.attend_banded(
-            q, kv, along=along, span=self.span, bias_AS=bias_AS, ahead=ahead, slots_K=slots_K
+            q, kv, along=along, span=self.span, bias_AS=self._bias(), ahead=ahead, slots_K=slots_K
         )
 
     def project(self, attended: Tensor) -> Tensor:
         """The output projection of [B, *grid, A, D]: [B, *grid, C]."""
         return self.proj(attended.flatten(-2))  # type: ignore[no-any-return]
+
+    def _bias(self) -> Tensor | None:
+        return self.bias_AS if self.positions == "bias" else None
 
     def _with_positions(self, heads: Tensor, start: int) -> Tensor:
         if self.positions != "rotary":

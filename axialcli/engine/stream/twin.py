@@ -8,6 +8,7 @@ nothing is computed until the bottom comes into reach.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,27 +130,19 @@ def write_repeated(out: Tensor, tensor: Tensor, dim: int, first: int) -> None:
 
 def _even_steps(graph: Graph, schedule: Schedule) -> NDArray[np.bool_]:
     """The steps that repeat the step before some rows further down, out of reach of top and bottom."""
-    produced_NS = np.pad(schedule.produced_NS, ((0, 0), (1, 0)))
+    # A Reach counts in whole numbers; arrays of them do as well.
+    produced_NS: Any = np.pad(schedule.produced_NS, ((0, 0), (1, 0)))
     made_NS, kept_NS = np.diff(produced_NS), np.diff(schedule.kept_NS, prepend=0)
-    even_S = np.ones(schedule.steps, bool)
+    even_S = np.zeros(schedule.steps, bool)
     even_S[1:] = (np.diff(made_NS) == 0).all(0) & (np.diff(kept_NS) == 0).all(0)
-    even_S[:1] = False
-    for step in map(int, np.flatnonzero(even_S)):
-        rows = [schedule.rows(index, step) for index in range(len(graph.nodes))]
-        even_S[step] = all(_inside(graph, index, made) for index, made in enumerate(rows))
+    for index, node in enumerate(graph.nodes):
+        for source, (along, _) in zip(
+            node.inputs, node.operator.reaches if node.operator else (), strict=True
+        ):
+            low_S, high_S = along.needs(produced_NS[index, :-1], produced_NS[index, 1:])
+            inside_S = (low_S >= 0) & (high_S <= graph.nodes[source].plane.height)
+            even_S &= (made_NS[index] == 0) | (inside_S & (not along.whole))
     return even_S
-
-
-def _inside(graph: Graph, index: int, rows: tuple[int, int]) -> bool:
-    """Whether these rows of a node need nothing from beyond the top or the bottom of the picture."""
-    node = graph.nodes[index]
-    if node.operator is None or rows[0] == rows[1]:
-        return True
-    for source, (along, _) in zip(node.inputs, node.operator.reaches, strict=True):
-        low, high = along.needs(*rows)
-        if along.whole or low < 0 or high > graph.nodes[source].plane.height:
-            return False
-    return True
 
 
 def _memory_steps(graph: Graph, schedule: Schedule) -> int:
