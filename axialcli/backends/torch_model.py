@@ -19,7 +19,7 @@ from axialcli.nn.banded import kernel
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 PROBE = 16
-"""Side of the picture that a new network is tried on, in pixels."""
+"""Side of the picture that a new network is tried on, in pixels, where it takes any."""
 
 
 class TorchModel(Model):
@@ -41,7 +41,7 @@ class TorchModel(Model):
         super().__init__(spec=spec, device=device, dtype=dtype, sha256=sha256)
         network = _build(spec, where)
         load_weights(network, weights, where)
-        fold_batch_norms(network.eval())
+        fold(network.eval())
         check_output(network, spec, where)
         self.network = network.to(device, dtype).requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # stubs lack it
@@ -61,22 +61,23 @@ def _build(spec: ModelSpec, where: str) -> nn.Module:
 
 
 def check_output(network: nn.Module, spec: ModelSpec, where: str) -> None:
-    """Runs the network once, on 16 x 16 pixels, and compares what comes out with the description.
+    """Runs the network once, on a small blank picture, and compares what comes out with the description.
 
     Raises ModelError unless it takes the channels, answers one logit per class (sigmoid: one in
     all) and pixel, or of a classifier per picture, as the description says, and all of them are finite.
     """
-    channels = len(spec.input.channels)
+    channels, side = len(spec.input.channels), spec.input.multiple * -(-PROBE // spec.input.multiple)
+    height, width = spec.input.size or (side, side)
     logits = 1 if spec.output.activation == "sigmoid" else len(spec.classes)
     try:
         with memory_is_a_limit(), torch.inference_mode():
-            answer = network(torch.zeros(1, channels, PROBE, PROBE))
+            answer = network(torch.zeros(1, channels, height, width))
     except (RuntimeError, ValueError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"{where}: the network does not take {channels} channels ({reason:.80})") from error
     per_picture = answer.ndim == 2
     unit = "picture" if per_picture else "pixel"
-    if answer.shape != ((1, logits) if per_picture else (1, logits, PROBE, PROBE)):
+    if answer.shape != ((1, logits) if per_picture else (1, logits, height, width)):
         raise ModelError(
             f"{where}: the network answers {answer.shape[1]} logits a {unit}, "
             f"{len(spec.classes)} classes with {spec.output.activation} need {logits}"
@@ -115,6 +116,15 @@ def _check_values(name: str, tensor: Tensor, where: str) -> None:
         raise ModelError(f"{where}: {name} is stored as {tensor.dtype}, {tensor.layout}; give plain floats")
     if not tensor.float().isfinite().all():
         raise ModelError(f"{where}: {name} holds NaN or infinity")
+
+
+def fold(network: nn.Module) -> None:
+    """Folds the batch norms of a network in evaluation mode, in place, as far as its parts know how."""
+    fold_batch_norms(network)
+    # The parts of a module come before it.
+    for module in reversed(list(network.modules())):
+        if callable(own := getattr(module, "fold", None)):
+            own()
 
 
 def fold_batch_norms(network: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from axialcli.errors import ModelError
 from axialcli.nn.axial_classifier import AxialClassifier, AxialClassifierConfig
 from axialcli.nn.axial_segmenter import AxialSegmenter, AxialSegmenterConfig
+from axialcli.nn.families import ARCHITECTURES as OF_FAMILIES
 from axialcli.nn.pixel_classifier import PixelClassifier, PixelClassifierConfig
 from axialcli.nn.resnet import ResNet, ResNetConfig
 from axialcli.nn.settings import describe, fits
@@ -21,6 +22,7 @@ ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
     "pixel_classifier": (PixelClassifierConfig, PixelClassifier),
     "resnet": (ResNetConfig, ResNet),
     "unet": (UNetConfig, UNet),
+    **OF_FAMILIES,
 }
 
 

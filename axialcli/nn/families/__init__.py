@@ -1,0 +1,26 @@
+"""The families: axial networks, and those that they are compared with, as their public codes save them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from axialcli.nn.families.found import Beyond, Found, Recognise
+
+ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {}
+"""What a model file may name, of all families."""
+
+RECOGNISE: tuple[Recognise, ...] = ()
+
+
+def recognise(weights: Mapping[str, Tensor]) -> Found | None:
+    """What family a checkpoint is of, by its keys and shapes; None where none knows it. Raises ModelError."""
+    for ask in RECOGNISE:
+        found = ask(weights)
+        if found is not None:
+            return found
+    return None
+
+
+__all__ = ["ARCHITECTURES", "Beyond", "Found", "recognise"]
