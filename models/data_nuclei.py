@@ -52,6 +52,11 @@ def read_nuclei(data: Path, split: str, *, objects: bool = False) -> list[Pictur
     return pictures
 
 
+def of_patient(picture: Picture, patient: str) -> bool:
+    """Whether a picture of tnbc, named PATIENT_number, is of that patient."""
+    return picture.modality == "tnbc" and picture.name.startswith(f"{patient}_")
+
+
 def merged_objects(mask_HW: NDArray[np.bool_]) -> NDArray[np.uint16]:
     """Objects of a mask in which touching nuclei have merged: only the middle of a region is sure.
 

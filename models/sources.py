@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from data_landcover import read_landcover
-from data_nuclei import classes_of, read_nuclei
+from data_nuclei import classes_of, of_patient, read_nuclei
 from data_scenes import draw_tiles, read_tiles
 from numpy.typing import NDArray
 from pictures import Augmentation, Picture, draw_sample
@@ -30,7 +30,11 @@ def source_of(recipe: dict[str, Any], data: Path) -> Draw:
         return _tiles(recipe, data)
     if kind == "landcover":
         return _pictures(recipe, read_landcover(data, "train"))
-    return _pictures(recipe, read_nuclei(data, "train", objects=kind == "objects"))
+    pictures = read_nuclei(data, "train", objects=kind == "objects")
+    if "unseen_patient" in recipe:
+        others = [one for one in read_nuclei(data, "val") if one.modality == "tnbc"]
+        pictures = [one for one in pictures + others if not of_patient(one, recipe["unseen_patient"])]
+    return _pictures(recipe, pictures)
 
 
 def batches(recipe: dict[str, Any], draw: Draw, first: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,10 +1,11 @@
-"""Trains a model of the zoo: python models/train.py models/NAME DATA [--run DIR] [--baseline]
+"""Trains a model of the zoo: python models/train.py models/NAME DATA [--run DIR] [--baseline] [--start FILE]
 
 DATA holds the data sets' folders. Settings are read from the model's recipe.toml; --baseline takes the
-recipe's plain convolutional network of equal cost instead and leaves it in the run's folder. A run that
-was stopped goes on from its last checkpoint (RUN/last.pt); samples are drawn from (seed, step), so that
-they do not depend on where it stopped. A checkpoint holds its recipe and is refused by any other. Nothing
-is chosen by the validation split: the weights are the moving average at the last step.
+recipe's plain convolutional network of equal cost instead and leaves it in the run's folder; --start goes
+through the recipe once more, with other samples, from the weights of a model file. A run that was stopped
+goes on from its last checkpoint (RUN/last.pt); samples are drawn from (seed, step), so that they do not
+depend on where it stopped. A checkpoint holds its recipe and is refused by any other. Nothing is chosen by
+the validation split: the weights are the moving average at the last step.
 """
 
 from __future__ import annotations
@@ -37,8 +38,11 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of the data sets")
     parser.add_argument("--run", type=Path, default=None, help="checkpoints; default runs/NAME")
     parser.add_argument("--baseline", action="store_true", help="the recipe's convolutional network")
+    parser.add_argument("--start", type=Path, help="model file whose weights to start from")
     args = parser.parse_args()
     recipe = read_recipe(args.model, baseline=args.baseline)
+    if args.start:
+        recipe |= {"start": str(args.start.resolve()), "seed": recipe["seed"] + 1}
     run = args.run or Path("runs") / recipe["name"]
     run.mkdir(parents=True, exist_ok=True)
     print(f"{recipe['name']}: {flops_per_pixel(recipe):.0f} FLOP per pixel", flush=True)
@@ -100,7 +104,8 @@ def make_parts(recipe: dict[str, Any], device: str, zoo: Path) -> dict[str, Any]
     settings = recipe["optimiser"]
     network = build_network(**recipe["network"])
     if "start" in recipe:
-        start_from(network, zoo / recipe["start"] / "model.safetensors")
+        start = zoo / recipe["start"]
+        start_from(network, start / "model.safetensors" if start.is_dir() else start)
     attend_at_once(network.to(device, memory_format=torch.channels_last))
     average = torch.optim.swa_utils.AveragedModel(
         network,

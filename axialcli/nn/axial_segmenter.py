@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.nn.attention import Positions
-from axialcli.nn.blocks import AttentionBlock, AxialBlock, FeedForward, Order, conv_bn_relu
+from axialcli.nn.blocks import (
+    AttentionBlock,
+    AxialBlock,
+    FeedForward,
+    FeedForwardBlock,
+    Order,
+    conv_bn_relu,
+)
 from axialcli.nn.whole_grid import GlobalAttention, SeparableAttention
 from axialcli.nn.windows import WindowAttention
 
@@ -22,12 +29,12 @@ class AxialSegmenterConfig:
     """Sizes and kinds of an AxialSegmenter.
 
     width: channels at strides 2, 4, 8 and, where there are four, 16; tokens have the last stride.
-    depth: blocks, all of one `attention`; "separable" has linear cost and is there for comparison (the
-    settings of axial attention have no effect on it). span: None is the whole axis. positions: None is
-    "bias" with a span and "rotary" without. order, feed_forward, shared: see AxialBlock. skip: empty,
-    or for each block the axis that it leaves out ("" for none). window: every second block attends
-    within windows of that many tokens instead; 0 for none. global_blocks: so many blocks of attention
-    over all tokens follow.
+    depth: blocks, all of one `attention`; "separable" has linear cost, "none" leaves each token alone: both
+    are there for comparison (the settings of axial attention have no effect on them). span: None is the
+    whole axis. positions: None is "bias" with a span and "rotary" without. order, feed_forward, shared: see
+    AxialBlock. skip: empty, or for each block the axis that it leaves out ("" for none). window: every
+    second block attends within windows of that many tokens instead; 0 for none. global_blocks: so many
+    blocks of attention over all tokens follow.
     """
 
     in_channels: int = 3
@@ -37,7 +44,7 @@ class AxialSegmenterConfig:
     heads: int = 3
     span: int | None = 65
     mlp_ratio: int = 2
-    attention: Literal["axial", "separable"] = "axial"
+    attention: Literal["axial", "separable", "none"] = "axial"
     positions: Positions | None = None
     order: Order = "width_height"
     feed_forward: FeedForward = "both"
@@ -52,8 +59,8 @@ class AxialSegmenterConfig:
             raise ValueError(f"skip names {len(self.skip)} blocks, depth makes {self.depth}")
         if self.window and any(self.skip[1::2]):
             raise ValueError("skip names a block of windows, which has no axis to leave out")
-        if self.attention == "separable" and (self.skip or self.window):
-            raise ValueError("separable attention has neither axes to skip nor windows")
+        if self.attention != "axial" and (self.skip or self.window):
+            raise ValueError(f"attention '{self.attention}' has neither axes to skip nor windows")
 
     @property
     def network_stride(self) -> int:
@@ -115,13 +122,15 @@ class AxialSegmenter(nn.Module):
 
 
 def _block(config: AxialSegmenterConfig, index: int) -> nn.Module:
-    """The block at that place: axial, of windows, separable or global."""
+    """The block at that place: axial, of windows, separable, global, or without attention."""
     channels, heads, ratio = config.width[-1], config.heads, config.mlp_ratio
     other: nn.Module | None = None
     if index >= config.depth:
         other = GlobalAttention(channels=channels, heads=heads)
     elif config.attention == "separable":
         other = SeparableAttention(channels=channels)
+    elif config.attention == "none":
+        return FeedForwardBlock(channels=channels, mlp_ratio=ratio)
     elif config.window and index % 2:
         other = WindowAttention(channels=channels, heads=heads, window=config.window)
     if other is not None:

@@ -117,3 +117,15 @@ class AttentionBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(self.norm(tokens))
         return tokens + self.mlp(self.norm_mlp(tokens))  # type: ignore[no-any-return]
+
+
+class FeedForwardBlock(nn.Module):
+    """The feed-forward half of a pre-norm transformer block alone: tokens [B, *grid, C] -> the same shape."""
+
+    def __init__(self, *, channels: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.norm_mlp = nn.LayerNorm(channels)
+        self.mlp = mlp(channels, mlp_ratio)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens + self.mlp(self.norm_mlp(tokens))  # type: ignore[no-any-return]

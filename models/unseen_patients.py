@@ -1,0 +1,83 @@
+"""How nuclei are found in a patient never seen: python models/unseen_patients.py models/nuclei DATA --run DIR
+
+Leaves out each patient of tnbc in turn. One network is trained on dsb2018 alone; from it one for each
+patient, on dsb2018 and all other patients, training and validation split alike; each is measured on the
+patient left out. None of these networks is shipped. Prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data_nuclei import of_patient, read_nuclei
+from measure import TNBC_MPP, dice
+from predicting import predict_image
+from timed import train_for
+from train import read_recipe
+
+import axialcli
+
+FIRST = "dsb2018"
+"""The folder of the network that all others start from."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="folder of the model, with its recipe.toml")
+    parser.add_argument("data", type=Path, help="folder of the data sets")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--first-minutes", type=float, default=12, help="of the processor, on dsb2018 alone")
+    parser.add_argument("--minutes", type=float, default=4, help="of the processor, for each patient")
+    args = parser.parse_args()
+    logging.getLogger("axial").setLevel(logging.ERROR)
+    recipe = read_recipe(args.model)
+    first = recipe | {"sampling": {k: v for k, v in recipe["sampling"].items() if k != "tnbc"}}
+    train_for(first, args.first_minutes, args.data, args.run / FIRST, args.model.parent)
+    scores = {patient: one_patient(recipe, patient, args) for patient in patients(args.data)}
+    print("| patient | pictures | mean Dice | lowest |\n|---|---|---|---|")
+    for patient, found in scores.items():
+        print(f"| {patient} | {len(found)} | {np.mean(found):.3f} | {min(found):.3f} |")
+    every = [score for found in scores.values() for score in found]
+    print(f"| mean of pictures | {len(every)} | {np.mean(every):.3f} | {min(every):.3f} |")
+    means = [float(np.mean(found)) for found in scores.values()]
+    print(f"| mean of patients | {len(every)} | {np.mean(means):.3f} | {min(means):.3f} |")
+
+
+def patients(data: Path) -> list[str]:
+    """The patients of tnbc."""
+    with (data / "tnbc" / "index.csv").open(newline="") as file:
+        return sorted({row["patient"] for row in csv.DictReader(file)})
+
+
+def one_patient(recipe: dict[str, Any], patient: str, args: argparse.Namespace) -> list[float]:
+    """Dice of each picture of a patient whom the network has not seen."""
+    folder = args.run / f"without-{patient}"
+    if not (folder / "figures.json").exists():
+        others = recipe | {"unseen_patient": patient, "start": FIRST}
+        train_for(others, args.minutes, args.data, folder, args.run)
+        model = axialcli.load_model(folder / "model.safetensors", device="cpu")
+        (folder / "figures.json").write_text(json.dumps(measured(model, patient, args.data)))
+    return list(json.loads((folder / "figures.json").read_text()))
+
+
+def measured(model: axialcli.Model, patient: str, data: Path) -> list[float]:
+    """Dice of each picture of a patient."""
+    pictures = [
+        one for split in ("train", "val") for one in read_nuclei(data, split) if of_patient(one, patient)
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        return [
+            dice(predict_image(one.image_HWC, model, Path(scratch), mpp=TNBC_MPP) > 0, one.label_HW > 0)
+            for one in pictures
+        ]
+
+
+if __name__ == "__main__":
+    main()
