@@ -30,11 +30,16 @@ def source_of(recipe: dict[str, Any], data: Path) -> Draw:
         return _tiles(recipe, data)
     if kind == "landcover":
         return _pictures(recipe, read_landcover(data, "train"))
-    pictures = read_nuclei(data, "train", objects=kind == "objects")
-    if "unseen_patient" in recipe:
-        others = [one for one in read_nuclei(data, "val") if one.modality == "tnbc"]
-        pictures = [one for one in pictures + others if not of_patient(one, recipe["unseen_patient"])]
-    return _pictures(recipe, pictures)
+    return _pictures(recipe, pictures_of_nuclei(recipe, data))
+
+
+def pictures_of_nuclei(recipe: dict[str, Any], data: Path) -> list[Picture]:
+    """The training split; where the recipe names an `unseen_patient` of tnbc, all pictures of the others."""
+    pictures = read_nuclei(data, "train", objects=recipe["data"] == "objects")
+    if "unseen_patient" not in recipe:
+        return pictures
+    others = [one for one in read_nuclei(data, "val") if one.modality == "tnbc"]
+    return [one for one in pictures + others if not of_patient(one, recipe["unseen_patient"])]
 
 
 def batches(recipe: dict[str, Any], draw: Draw, first: int) -> Iterator[tuple[Tensor, Tensor]]:

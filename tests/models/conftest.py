@@ -32,11 +32,11 @@ def index(path: Path, rows: list[dict[str, object]]) -> None:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pictures of dsb2018 and one of tnbc, one joined tile of dubai, four tiles of eurosat."""
+    """Two pictures of dsb2018, two patients of tnbc, one joined tile of dubai, four tiles of eurosat."""
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(1)
     objects_HW = np.zeros((40, 50), np.uint16)
     objects_HW[4:14, 5:15], objects_HW[4:14, 15:25], objects_HW[25:35, 30:44] = 1, 300, 7
-    for name, set_name in (("a", "dsb2018"), ("b", "dsb2018"), ("1_1", "tnbc")):
+    for name, set_name in (("a", "dsb2018"), ("b", "dsb2018"), ("1_1", "tnbc"), ("2_1", "tnbc")):
         stored = objects_HW if set_name == "dsb2018" else (objects_HW > 0).astype(np.uint8)
         png(folder / set_name / "images" / f"{name}.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
         png(folder / set_name / "labels" / f"{name}.png", stored)
@@ -44,7 +44,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "dsb2018" / "index.csv",
         [{"id": "a", "split": "train", "modality": "fluo"}, {"id": "b", "split": "val", "modality": "he"}],
     )
-    index(folder / "tnbc" / "index.csv", [{"id": "1_1", "split": "train"}])
+    index(
+        folder / "tnbc" / "index.csv",
+        [{"id": "1_1", "split": "train", "patient": "1"}, {"id": "2_1", "split": "val", "patient": "2"}],
+    )
     parts = []
     for y in range(3):
         for x in range(3):

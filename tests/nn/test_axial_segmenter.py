@@ -38,6 +38,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"depth": 3, "window": 3, "skip": ("width", "", "height")},
     {"global_blocks": 2},
     {"attention": "separable"},
+    {"attention": "none"},
 ]
 KINDS = (AxialAttention, WindowAttention, GlobalAttention, SeparableAttention)
 
@@ -84,6 +85,16 @@ def test_a_configuration_chooses_the_blocks() -> None:
     assert made_of({"width": (4, 4, 6, 8)}).network_stride == 16
 
 
+def test_without_attention_no_token_sees_another() -> None:
+    block = made_of({"attention": "none", "depth": 1}).blocks[0].double()
+    tokens = torch.randn(1, 4, 5, 6, dtype=torch.float64)
+    other = tokens.clone()
+    other[0, 2, 3] += 1
+
+    changed = (block(tokens) != block(other)).any(-1)[0]
+    assert changed.nonzero().tolist() == [[2, 3]]
+
+
 def test_gradients_reach_every_weight() -> None:
     for config in CONFIGS:
         network = made_of(config).double()
@@ -115,8 +126,8 @@ def test_gradients_reach_every_weight() -> None:
         ({"window": False}, "window is False"),
         ({"depth": 2, "window": 4, "skip": ("", "width")}, "a block of windows"),
         ({"global_blocks": 9}, "it takes a whole number from 0 to 8"),
-        ({"attention": "separable", "window": 4}, "separable attention has neither"),
-        ({"attention": "full"}, "it takes one of 'axial', 'separable'"),
+        ({"attention": "separable", "window": 4}, "attention 'separable' has neither"),
+        ({"attention": "full"}, "it takes one of 'axial', 'separable', 'none'"),
     ],
 )
 def test_settings_that_make_no_network_are_refused_in_one_line(config: dict[str, Any], message: str) -> None:

@@ -1,0 +1,97 @@
+"""Trainings of equal time, and patients that are left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timed
+from ablation import VARIANTS, one_variant, table, variant
+from data_nuclei import read_nuclei
+from sources import pictures_of_nuclei
+from train import train
+from unseen_patients import measured, patients
+
+import axialcli
+from tests.models.recipes import small_recipe
+
+ZOO = Path(__file__).parents[2] / "models"
+
+
+def test_a_dearer_step_gets_fewer_of_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock stands still but for the steps, each of which takes as long as the recipe says."""
+    now = 0.0
+
+    def step(recipe: dict[str, float], data: Path, run: Path, zoo: Path) -> None:
+        nonlocal now
+        now += 100 + recipe["costs_s"] * recipe["phase"][0]["steps"]  # type: ignore[index]
+        if run.parent == tmp_path:
+            train(recipe, data, run, zoo)
+
+    monkeypatch.setattr(timed, "train", step)
+    monkeypatch.setattr(timed.time, "process_time", lambda: now)
+    cheap = timed.train_for(small_recipe() | {"costs_s": 2}, 1, data, tmp_path / "cheap", tmp_path)
+    dear = timed.train_for(small_recipe() | {"costs_s": 3}, 1.5, data, tmp_path / "dear", tmp_path)
+
+    assert cheap == {"steps": 30, "minutes": round((100 + 60) / 60, 2)}
+    assert dear == {"steps": 30, "minutes": round((100 + 90) / 60, 2)}
+    assert timed.train_for(small_recipe() | {"costs_s": 2}, 1, data, tmp_path / "cheap", tmp_path) == {}
+
+
+def test_a_variant_is_trained_measured_and_put_into_the_table(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe()
+    recipe["network"] |= {"attention": "none"}
+    folder = tmp_path / "attention-removed.3"
+
+    found = one_variant(recipe, 0.001, data, folder, tmp_path)
+    (folder / "figures.json").write_text(json.dumps({"variant": "attention removed", "seed": 3, **found}))
+
+    assert found["steps"] == timed.MANY
+    assert found["flop_per_px"] > 0
+    model = axialcli.load_model(folder / "model.safetensors", device="cpu")
+    assert model.spec.config["attention"] == "none"
+    heading, _, line = table(tmp_path).splitlines()
+    assert heading.split(" | ")[-3:] == ["dsb2018", "he", "tnbc |"]
+    assert line.startswith("| attention removed | 3 | ")
+    assert line.endswith(f" | {found['figures']['tnbc']['dice']:.3f} |")
+
+
+def test_variants_are_the_recipe_with_another_network() -> None:
+    own = variant(ZOO / "nuclei", "span 33")
+    for name, change in VARIANTS.items():
+        other = variant(ZOO / "nuclei", name)
+        if name == "U-Net":
+            assert other["network"]["architecture"] == "unet"
+        else:
+            assert other["network"] == own["network"] | change
+        assert other["phase"] == own["phase"]
+        assert "start" not in other
+
+
+def test_an_unseen_patient_is_in_no_sample(data: Path) -> None:
+    assert patients(data) == ["1", "2"]
+    for patient, other in (("1", "2_1"), ("2", "1_1")):
+        names = [one.name for one in pictures_of_nuclei(small_recipe() | {"unseen_patient": patient}, data)]
+        assert names == ["a", other]
+    assert [one.name for one in pictures_of_nuclei(small_recipe(), data)] == ["a", "1_1"]
+    assert [one.name for one in read_nuclei(data, "val")] == ["b", "2_1"]
+
+
+def test_an_unseen_patient_is_what_is_measured(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mask that comes back is all nucleus, so that Dice is known."""
+    seen = []
+
+    def all_nucleus(image_HWC, model, folder, *, mpp):  # type: ignore[no-untyped-def]
+        seen.append((image_HWC.shape, mpp))
+        return image_HWC[..., 0] * 0 + 1
+
+    monkeypatch.setattr("unseen_patients.predict_image", all_nucleus)
+    share = (100 + 100 + 140) / (40 * 50)
+
+    assert measured(None, "2", data) == [pytest.approx(2 * share / (1 + share))]  # type: ignore[arg-type]
+    assert seen == [((40, 50, 3), 0.25)]
