@@ -13,6 +13,7 @@ InputRange = Literal["0-1", "0-255", "imagenet"]
 InputLayout = Literal["NCHW", "NHWC"]
 Task = Literal["segmentation", "classification"]
 Activation = Literal["softmax", "sigmoid", "none", "labels"]
+Beyond = Literal["local", "clip", "interpolate"]
 
 Colour = tuple[int, int, int]
 
@@ -40,6 +41,7 @@ FLAGS = {
     "mpp": "--model-mpp",
     "stride": "--output-stride",
     "threshold": "--threshold",
+    "positions": "--positions",
 }
 """The option of the command line that gives each hint."""
 
@@ -53,7 +55,9 @@ class ModelHints:
     how many the network takes. layout: "NCHW" or "NHWC". size: height and width in pixels, where it
     takes no other. multiple: heights and widths are multiples of it. task, activation: as in a model
     file. classes: their names, or how many. colours: one per class, 0..255 each, None for the default. mpp:
-    microns per pixel. stride: pixels per output pixel. threshold: two classes only, 0 to 1.
+    microns per pixel. stride: pixels per output pixel. threshold: two classes only, 0 to 1. positions: how a
+    network with learned positions sees more than it was trained on: "local", each token no farther than the
+    tables reach; "clip", whatever is farther counts as the farthest; "interpolate", the tables are stretched.
     Raises UsageError for values that contradict each other.
     """
 
@@ -71,9 +75,16 @@ class ModelHints:
     mpp: float | None = None
     stride: int | None = None
     threshold: float | None = None
+    positions: Beyond | None = None
 
     def __post_init__(self) -> None:
-        kinds = {"range": InputRange, "layout": InputLayout, "task": Task, "activation": Activation}
+        kinds = {
+            "range": InputRange,
+            "layout": InputLayout,
+            "task": Task,
+            "activation": Activation,
+            "positions": Beyond,
+        }
         for name, kind in kinds.items():
             if getattr(self, name) is not None:
                 check_choice(FLAGS[name], getattr(self, name), kind)
@@ -122,7 +133,7 @@ class ModelHints:
         """For a model that takes no hints. Raises UsageError where some were given all the same."""
         if self.flags:
             raise UsageError(
-                f"{where}: leave out {', '.join(self.flags)}, only for .onnx files without a description"
+                f"{where}: leave out {', '.join(self.flags)}, only for models without a description"
             )
 
     def description(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def one_variant(
     trained = train_for(recipe, minutes, data, folder, zoo)
     model = axialcli.load_model(folder / "model.safetensors", device="cpu")
     with tempfile.TemporaryDirectory() as scratch:
-        figures = measured(recipe, data, model, Path(scratch), joined=False)
+        figures = measured(recipe, data, model, Path(scratch))
     return {"flop_per_px": round(cost), **trained, "figures": figures}
 
 

@@ -6,13 +6,15 @@ Shapes: H height, W width, C channels.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from pictures import Picture
-from predicting import predict_file
+from PIL import Image
+from predicting import predict_image
 
 import axialcli
 
@@ -21,20 +23,22 @@ SIDE_PX = 4096
 """Width of a joined slide; its height is what the pictures need, at least as much."""
 
 
-def predict_joined(pictures: list[Picture], model: axialcli.Model, folder: Path) -> list[NDArray[np.uint8]]:
-    """The masks of pictures that were predicted on one slide for each modality, in shelves."""
-    masks: dict[int, NDArray[np.uint8]] = {}
+def predict_joined(pictures: list[Picture], model: axialcli.Model, folder: Path) -> Iterator[Path]:
+    """The masks of pictures that were predicted on one slide for each modality, in shelves.
+
+    Each is cut out when it is asked for, in `folder`, over the one before.
+    """
+    slides: dict[str, tuple[NDArray[np.uint8], list[tuple[int, int]]]] = {}
     for modality in sorted({picture.modality for picture in pictures}):
-        group = {index: picture for index, picture in enumerate(pictures) if picture.modality == modality}
-        slide_HWC, places = join(list(group.values()))
-        tifffile.imwrite(
-            folder / "joined.tif", slide_HWC, photometric="rgb", tile=(256, 256), compression="zlib"
-        )
-        mask_HW = predict_file(folder / "joined.tif", model)
-        for index, (y, x) in zip(group, places, strict=True):
-            height, width = pictures[index].label_HW.shape
-            masks[index] = mask_HW[y : y + height, x : x + width]
-    return [masks[index] for index in range(len(pictures))]
+        slide_HWC, places = join([picture for picture in pictures if picture.modality == modality])
+        mask = predict_image(slide_HWC, model, folder)
+        slides[modality] = np.asarray(tifffile.imread(mask, level=0), np.uint8), places
+    cut = folder / "cut.png"
+    for picture in pictures:
+        mask_HW, places = slides[picture.modality]
+        (y, x), (height, width) = places.pop(0), picture.label_HW.shape
+        Image.fromarray(mask_HW[y : y + height, x : x + width]).save(cut)
+        yield cut
 
 
 def join(pictures: list[Picture]) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:

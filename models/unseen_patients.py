@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from data_nuclei import of_patient, read_nuclei
-from measure import TNBC_MPP, dice
+from measure import TNBC_MPP, nuclei_score
 from predicting import predict_image
 from timed import train_for
 from train import read_recipe
@@ -63,18 +63,19 @@ def one_patient(recipe: dict[str, Any], patient: str, args: argparse.Namespace) 
         others = recipe | {"unseen_patient": patient, "start": FIRST}
         train_for(others, args.minutes, args.data, folder, args.run)
         model = axialcli.load_model(folder / "model.safetensors", device="cpu")
-        (folder / "figures.json").write_text(json.dumps(measured(model, patient, args.data)))
+        (folder / "figures.json").write_text(json.dumps(measured(recipe, model, patient, args.data)))
     return list(json.loads((folder / "figures.json").read_text()))
 
 
-def measured(model: axialcli.Model, patient: str, data: Path) -> list[float]:
+def measured(recipe: dict[str, Any], model: axialcli.Model, patient: str, data: Path) -> list[float]:
     """Dice of each picture of a patient."""
     pictures = [
         one for split in ("train", "val") for one in read_nuclei(data, split) if of_patient(one, patient)
     ]
     with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         return [
-            dice(predict_image(one.image_HWC, model, Path(scratch), mpp=TNBC_MPP) > 0, one.label_HW > 0)
+            nuclei_score(recipe, one, predict_image(one.image_HWC, model, folder, mpp=TNBC_MPP))["dice"]
             for one in pictures
         ]
 

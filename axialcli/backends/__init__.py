@@ -33,8 +33,8 @@ def load_model(
 
     A path may also be the folder of a model of WSInfer. backend: auto, torch, onnx (what runs .onnx
     files) or tensorrt. device: auto takes cuda, then mps, then cpu. dtype: auto is float32; .onnx files
-    compute in the one that they were made for. hints: what an .onnx file from elsewhere does not say
-    itself. trust: run the code that a TorchScript file carries.
+    compute in the one that they were made for. hints: what an .onnx file or a checkpoint from elsewhere
+    does not say itself. trust: run the code that a TorchScript file carries.
     Raises ModelError where the file is missing, damaged, unsafe or not understood, UsageError for
     a device that is not there, and for hints that contradict the model.
     """
@@ -54,7 +54,8 @@ def load_model(
         from axialcli.backends.onnx_load import load_onnx
 
         return load_onnx(path, device=device, dtype=dtype, tensorrt=backend == "tensorrt", hints=hints)
-    hints.refuse(str(path))
+    if carries_code(path):
+        hints.refuse(str(path))
     if wsinfer_files(path):
         return load_wsinfer(path, device=_device(device, dtype), dtype=number, trust=trust)
     if is_torchscript(path):
@@ -67,7 +68,9 @@ def load_model(
             sha256=file_hash(path),
             where=str(path),
         )
-    spec, weights = read_model(path)
+    spec, weights = read_model(path, hints)
+    for note in spec.notes:
+        logger.info("%s: %s", path, note)
     return TorchModel(
         spec=spec,
         weights=weights,

@@ -193,6 +193,7 @@ KINDS: dict[str, Any] = {
     "licence": _is_any,
     "training_data": _is_any,
     "quality": _is_any,
+    "notes": _is_any,
 }
 """The keys of a model file's JSON, and for each what a value may be. Besides, a range stands for mean and
 std, and numbers for lists of names."""

@@ -21,6 +21,10 @@ from axialcli.errors import ModelError
 FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 255.0, torch.float64: 255.0}
 
 
+REPORTED = ("task", "architecture", "input", "output", "network_stride", "notes")
+"""What a report says of a model's description."""
+
+
 class Model(ABC):
     """A network with everything that has to happen before and behind it.
 
@@ -83,7 +87,7 @@ class Model(ABC):
             "backend": self.backend,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
-            **{key: said[key] for key in ("task", "architecture", "input", "output", "network_stride")},
+            **{key: said[key] for key in REPORTED},
         }
 
     def activate(self, logits_BKHW: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from axialcli.backends.checkpoint import PICKLES, describe_checkpoint, is_pickle, read_weights, without_prefix
 from axialcli.backends.files import is_readable, read_sidecar, unreadable
 from axialcli.backends.spec import METADATA_KEY, ModelSpec
 from axialcli.backends.torchscript_model import is_torchscript
@@ -23,32 +23,51 @@ UNREADABLE = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, Key
 """What safetensors raises for damaged files, and for kinds of numbers that torch does not have."""
 
 
-def write_model(path: Path, spec: ModelSpec, weights: Mapping[str, Tensor]) -> None:
-    """Writes a complete model file; weights are stored as float16, counters are left out."""
+def model_bytes(spec: ModelSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> bytes:
+    """A complete model file; weights are stored in `dtype`, counters are left out.
+
+    Raises ModelError where a weight is too large for that dtype.
+    """
     stored = {
-        name: tensor.detach().cpu().half().contiguous()
+        name: tensor.detach().cpu().to(dtype).contiguous()
         for name, tensor in weights.items()
         if tensor.is_floating_point()
     }
+    for name, tensor in stored.items():
+        if not tensor.isfinite().all():
+            raise ModelError(f"{spec.name}: {name} has numbers that {dtype} does not hold; store float32")
+    return save(stored, metadata={METADATA_KEY: spec.to_json()})
+
+
+def write_model(path: Path, spec: ModelSpec, weights: Mapping[str, Tensor]) -> None:
+    """Writes a complete model file, as `model_bytes` makes it."""
     temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(save(stored, metadata={METADATA_KEY: spec.to_json()}))
+    temporary.write_bytes(model_bytes(spec, weights))
     temporary.replace(path)
 
 
-def read_model(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """The description and the weights, in their stored dtype, of a .safetensors, .pt or .pth file.
+def read_model(path: Path, hints: ModelHints | None = None) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """The description and the weights, in their stored dtype, of a .safetensors file or one of torch.save.
 
-    A .pt or .pth file holds tensors only and needs its description beside it, in `<file>.json`.
-    Raises ModelError for anything else, and for a file that carries code.
+    What a file says itself comes first, then its description beside it, in `<file>.json`; of weights with
+    neither, the family is told by keys and shapes, and hints say the rest. Raises ModelError for anything
+    else, and for a file that carries code; UsageError for hints that contradict it, or that nothing needs.
     """
     _check_readable(path)
+    hints = hints or ModelHints()
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in (".pt", ".pth"):
-        return _read_pickle(path)
-    raise ModelError(
-        f"{path}: not a kind of model that axial reads; give a .safetensors, .onnx, .pt or .pth file"
-    )
+        said, weights = _read_safetensors(path)
+    elif is_pickle(path):
+        said, weights = None, read_weights(path)
+    else:
+        raise ModelError(
+            f"{path}: not a kind of model that axial reads; give a .safetensors or .onnx file, or weights of "
+            f"torch.save ({', '.join(PICKLES)})"
+        )
+    if said is None and not is_readable(_sidecar(path)):
+        return describe_checkpoint(path, without_prefix(weights), hints)
+    hints.refuse(str(path))
+    return spec_of(path, said), weights
 
 
 def read_spec(path: Path, hints: ModelHints | None = None) -> ModelSpec:
@@ -64,17 +83,20 @@ def read_spec(path: Path, hints: ModelHints | None = None) -> ModelSpec:
         from axialcli.backends.onnx_load import describe_onnx
 
         return describe_onnx(path, hints)
+    if carries_code(path):
+        hints.refuse(str(path))
+        return wsinfer_spec(path) if wsinfer_files(path) else _read_sidecar(path)
+    said = None
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                said = _metadata(file.metadata())
+        except UNREADABLE as error:
+            raise ModelError(f"{path}: not a whole safetensors file ({error!s:.80})") from error
+    if said is None and not is_readable(_sidecar(path)):
+        return read_model(path, hints)[0]
     hints.refuse(str(path))
-    if wsinfer_files(path):
-        return wsinfer_spec(path)
-    if path.suffix != ".safetensors":
-        return _read_sidecar(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-    except UNREADABLE as error:
-        raise ModelError(f"{path}: not a whole safetensors file ({error!s:.80})") from error
-    return spec_of(path, metadata)
+    return spec_of(path, said)
 
 
 def carries_code(path: Path) -> bool:
@@ -120,25 +142,32 @@ def _check_readable(path: Path) -> None:
         raise ModelError(f"{path}: no such model file; 'axial models list' shows the names")
 
 
-def _read_safetensors(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+def _read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
+    """The description in the file, if there is one, and the weights."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            said = _metadata(file.metadata())
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except UNREADABLE as error:
         raise ModelError(f"{path}: not a whole safetensors file ({error!s:.80})") from error
-    return spec_of(path, metadata), weights
+    return said, weights
 
 
-def spec_of(path: Path, metadata: Mapping[str, str] | None) -> ModelSpec:
-    """The description in a file's metadata, or beside it in `<file>.json`. Raises ModelError."""
-    if not metadata or METADATA_KEY not in metadata:
-        return _read_sidecar(path)
-    return ModelSpec.from_json(metadata[METADATA_KEY], str(path))
+def _metadata(metadata: Mapping[str, str] | None) -> str | None:
+    return (metadata or {}).get(METADATA_KEY)
+
+
+def spec_of(path: Path, said: str | None) -> ModelSpec:
+    """The description that a file carries, or that is beside it in `<file>.json`. Raises ModelError."""
+    return _read_sidecar(path) if said is None else ModelSpec.from_json(said, str(path))
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
 
 
 def _read_sidecar(path: Path) -> ModelSpec:
-    sidecar = path.with_name(path.name + ".json")
+    sidecar = _sidecar(path)
     if not is_readable(sidecar):
         raise ModelError(f"{path}: says nothing about its model, and there is no {sidecar.name} beside it")
     try:
@@ -146,21 +175,3 @@ def _read_sidecar(path: Path) -> ModelSpec:
     except UnicodeDecodeError as error:
         raise ModelError(f"{sidecar}: the model's description is not text") from error
     return ModelSpec.from_json(text, str(sidecar))
-
-
-def _read_pickle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(f"{path}: refused, it carries code and not only weights") from error
-    except Exception as error:  # a damaged file makes torch.load raise anything at all
-        raise ModelError(f"{path}: not a whole PyTorch file ({_first_line(error)})") from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    ):
-        raise ModelError(f"{path}: holds something else than named weights")
-    return _read_sidecar(path), weights
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:80]

@@ -22,7 +22,7 @@ from axialcli.backends.probe import noise
 from axialcli.backends.spec import METADATA_KEY, ModelSpec
 from axialcli.config import Device, Dtype
 from axialcli.errors import ModelError, UsageError
-from axialcli.hints import ModelHints
+from axialcli.hints import FLAGS, ModelHints
 
 PROBE = 64
 """Least side of the picture that a new network is tried on, in pixels."""
@@ -81,7 +81,9 @@ def _describe(file: OnnxFile, guard: Guard, hints: ModelHints) -> ModelSpec:
     metadata = file.metadata()
     if METADATA_KEY in metadata:
         hints.refuse(str(file.path))
-        return spec_of(file.path, metadata)
+        return spec_of(file.path, metadata[METADATA_KEY])
+    if hints.positions is not None:
+        raise UsageError(f"{file.path}: leave out {FLAGS['positions']}, a graph has its positions built in")
     element = _element(file)
 
     def probe(shape: tuple[int, ...]) -> NDArray[Any] | str:

@@ -59,7 +59,10 @@ class OutputSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Everything that a model file knows about itself, but its weights."""
+    """Everything that a model file knows about itself, but its weights.
+
+    notes: what whoever uses it should know, such as where it is from and what is not proven of it.
+    """
 
     name: str
     task: str
@@ -73,6 +76,7 @@ class ModelSpec:
     licence: str = ""
     training_data: tuple[str, ...] = ()
     quality: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_input()
@@ -158,6 +162,7 @@ class ModelSpec:
                 "licence": self.licence,
                 "training_data": list(self.training_data),
                 "quality": dict(self.quality),
+                "notes": list(self.notes),
             },
             indent=1,
         )
@@ -190,6 +195,7 @@ class ModelSpec:
                 licence=str(said.get("licence", "")),
                 training_data=tuple(map(str, said.get("training_data", ()))),
                 quality=dict(said.get("quality", {})),
+                notes=tuple(map(str, said.get("notes", ()))),
             )
         except RecursionError as error:
             raise ModelError(f"{where}: the model's description is nested too deeply") from error

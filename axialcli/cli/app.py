@@ -11,6 +11,7 @@ import typer
 from axialcli import __version__
 from axialcli.cli.bench import bench
 from axialcli.cli.console import printable
+from axialcli.cli.convert import convert
 from axialcli.cli.evaluate import evaluate
 from axialcli.cli.export_onnx import export_onnx
 from axialcli.cli.info import info
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(evaluate)
 app.command()(bench)
+app.command()(convert)
 app.command("export-onnx")(export_onnx)
 app.command()(info)
 app.add_typer(models)

@@ -11,8 +11,8 @@ from axialcli.errors import UsageError
 from axialcli.hints import ModelHints
 
 MODEL_HELP = (
-    "A name from 'axial models list', a model file (.safetensors, .onnx, .pt), or the folder of a model "
-    "of WSInfer."
+    "A name from 'axial models list', a model file (.safetensors, .onnx), a checkpoint of a network that "
+    "axial knows (.pth, .pt), or the folder of a model of WSInfer."
 )
 
 PANEL = "Models from elsewhere (what their files do not say)"
@@ -72,6 +72,16 @@ ThresholdOption = Annotated[
     float | None,
     typer.Option("--threshold", rich_help_panel=PANEL, help="Class 1 from this probability on, 0 to 1."),
 ]
+PositionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--positions",
+        rich_help_panel=PANEL,
+        help="How learned positions reach beyond the size that a network was trained at: local (no token "
+        "sees farther), clip (what is farther counts as the farthest) or interpolate. Default: its own "
+        "size, in tiles.",
+    ),
+]
 TrustModelOption = Annotated[
     bool,
     typer.Option(
@@ -94,15 +104,17 @@ def model_hints(
     model_mpp: float | None = None,
     output_stride: int | None = None,
     threshold: float | None = None,
+    positions: str | None = None,
 ) -> ModelHints:
     """The options as one value. Raises UsageError for what cannot be meant."""
     return ModelHints(
         **_parse_range(input_range),
         **_parse_size(input_size),
         **_parse_classes(classes),
-        layout=layout_in,  # type: ignore[arg-type] # checked by ModelHints, as the next two
+        layout=layout_in,  # type: ignore[arg-type] # checked by ModelHints, as the next three
         activation=activation,  # type: ignore[arg-type]
         task=task,  # type: ignore[arg-type]
+        positions=positions,  # type: ignore[arg-type]
         channels=input_channels,
         mpp=model_mpp,
         stride=output_stride,

@@ -19,6 +19,7 @@ from axialcli.cli.model_options import (
     LayoutInOption,
     ModelMppOption,
     OutputStrideOption,
+    PositionsOption,
     TaskOption,
     ThresholdOption,
     model_hints,
@@ -67,6 +68,7 @@ def show(
     model_mpp: ModelMppOption = None,
     output_stride: OutputStrideOption = None,
     threshold: ThresholdOption = None,
+    positions: PositionsOption = None,
 ) -> None:
     """Show what a model file says about its model, or what was found out about it.
 
@@ -84,6 +86,7 @@ def show(
         model_mpp=model_mpp,
         output_stride=output_stride,
         threshold=threshold,
+        positions=positions,
     )
     from axialcli.backends import load_model
     from axialcli.backends.model_file import carries_code, count_parameters, file_hash, read_spec

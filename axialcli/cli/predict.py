@@ -21,6 +21,7 @@ from axialcli.cli.model_options import (
     LayoutInOption,
     ModelMppOption,
     OutputStrideOption,
+    PositionsOption,
     TaskOption,
     ThresholdOption,
     TrustModelOption,
@@ -120,6 +121,7 @@ def predict(
     model_mpp: ModelMppOption = None,
     output_stride: OutputStrideOption = None,
     threshold: ThresholdOption = None,
+    positions: PositionsOption = None,
     trust_model: TrustModelOption = False,
 ) -> None:
     """Predict a slide and write its mask as a pyramidal TIFF.
@@ -157,6 +159,7 @@ def predict(
         model_mpp=model_mpp,
         output_stride=output_stride,
         threshold=threshold,
+        positions=positions,
     )
     # All that can be refused is refused before torch is loaded; the pipeline checks again.
     PredictSettings(**settings, **selection)

@@ -9,6 +9,7 @@ import pytest
 import timed
 from ablation import VARIANTS, one_variant, table, variant
 from data_nuclei import read_nuclei
+from PIL import Image
 from sources import pictures_of_nuclei
 from train import train
 from unseen_patients import measured, patients
@@ -88,10 +89,12 @@ def test_an_unseen_patient_is_what_is_measured(
 
     def all_nucleus(image_HWC, model, folder, *, mpp):  # type: ignore[no-untyped-def]
         seen.append((image_HWC.shape, mpp))
-        return image_HWC[..., 0] * 0 + 1
+        Image.fromarray(image_HWC[..., 0] * 0 + 1).save(folder / "mask.png")
+        return folder / "mask.png"
 
     monkeypatch.setattr("unseen_patients.predict_image", all_nucleus)
     share = (100 + 100 + 140) / (40 * 50)
+    recipe = small_recipe()
 
-    assert measured(None, "2", data) == [pytest.approx(2 * share / (1 + share))]  # type: ignore[arg-type]
+    assert measured(recipe, None, "2", data) == [pytest.approx(2 * share / (1 + share))]  # type: ignore[arg-type]
     assert seen == [((40, 50, 3), 0.25)]

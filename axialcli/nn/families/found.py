@@ -6,7 +6,7 @@ own names wherever those read well, so that weights go in as they are.
 
 A network whose batch norms can be folded has a method `fold`, called once, in evaluation mode, when its
 weights are in. A network with learned tables of one length has a setting `beyond`: None keeps to the size
-that it was trained at, the others say how the tables reach further.
+that it was trained at, the others (see ModelHints.positions) say how the tables reach further.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-Beyond = Literal["local", "clip", "interpolate"]
-"""How learned positions reach beyond the trained size: "local", each token sees no farther than the tables
-do; "clip", whatever is farther counts as the farthest; "interpolate", the tables are stretched."""
+from axialcli.hints import Beyond
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -58,3 +56,5 @@ Recognise = Callable[[Mapping[str, Tensor]], Found | None]
 """Tells a family's checkpoint by its keys and shapes; None where it is none of this family. Keys come
 without "module.". Raises ModelError where it is one, but of a size that makes no network. Missing keys,
 unknown keys and wrong shapes are found when the weights go in."""
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Beyond", "Found", "Recognise"]
