@@ -26,7 +26,7 @@ def fill(
     """Copies the weights whose names begin with one of `parts` into the network, and leaves the others.
 
     what: names the weights in errors. Raises ModelError unless they are exactly those of the network's
-    parts, of its shapes; counters of training steps may be there or not.
+    parts, of its shapes, and finite; counters of training steps may be there or not.
     """
     own, given = (
         {name: tensor for name, tensor in some.items() if name.startswith(parts)}
@@ -43,6 +43,8 @@ def fill(
                 f"{what}: {name} has shape {tuple(given[name].shape)}, "
                 f"the network wants {tuple(tensor.shape)}"
             )
+        if not given[name].is_floating_point() or not given[name].isfinite().all():
+            raise ModelError(f"{what}: {name} holds no numbers, or some that are NaN or infinity")
     for name, tensor in wanted.items():
         tensor.copy_(given[name])
 

@@ -8,8 +8,9 @@ channels, without classes: no model that could be run on a picture by itself. So
 How many heads there were cannot be read from the weights, nor whether the axes of an AxialAttention were
 attended in parallel or in turn: both are asked for; unsaid, they are what the package does unsaid.
 
-From the package's behaviour as generally known, and not checked against it: the biased deviation and eps 1e-5
-of its channel norm, the slope 0.01 of its LeakyReLU.
+Not checked against the package, for names and shapes do not say it: that each part of an
+AxialImageTransformer carries its input around, the biased deviation and eps 1e-5 of its channel norm, and the
+slope 0.01 of its LeakyReLU.
 
 Shapes: B batch, D channels, H height, W width; A heads. "grid" is any number of axes.
 """

@@ -244,6 +244,16 @@ def test_weights_that_are_not_the_modules_are_one_clear_error(
         recognise(checkpoint)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1j])
+def test_weights_that_are_no_finite_numbers_are_refused(value: complex) -> None:
+    checkpoint = of_attention()
+    name = "axial_attentions.1.fn.to_out.bias"
+    checkpoint[name] = torch.full((6,), value)
+
+    with pytest.raises(ModelError, match=f"AxialAttention: {name} holds no numbers"):
+        from_state_dict(checkpoint)
+
+
 def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ModelError, match="8 channels do not divide into 3 heads"):
         from_state_dict(of_attention(), heads=3)
