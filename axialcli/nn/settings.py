@@ -16,6 +16,14 @@ LARGEST = {
     "skip": 32,
     "window": 64,
     "global_blocks": 8,
+    "answers": 22_000,
+    "base_dim": 96,
+    "stage_blocks": 20,
+    "trained_side": 1024,
+    "pyramid_width": 256,
+    "token_width": 512,
+    "stride": 16,
+    "trained_grid": 4096,
 }
 """Of each number, and of the parts of `skip`: far above what runs, and together under 2 GB of weights, so
 that a description of a few bytes cannot ask for more."""

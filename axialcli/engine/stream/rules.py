@@ -52,12 +52,18 @@ from axialcli.engine.stream.resampling import (
 )
 from axialcli.engine.stream.values import Builder, NotStreamable, Rule, Value
 from axialcli.nn.attention import AxialAttention
+from axialcli.nn.families.axial_transformer import FactorisedPositions
+from axialcli.nn.families.global_sum import GlobalSum
 from axialcli.nn.whole_grid import GlobalAttention, SeparableAttention
 from axialcli.nn.windows import WindowAttention
 
 
 def whole_picture(build: Builder, module: nn.Module, *args: Any) -> Value:
     raise NotStreamable("looks at the whole picture")
+
+
+def known_places(build: Builder, module: nn.Module, *args: Any) -> Value:
+    raise NotStreamable("has a table of places, for pictures of one size")
 
 
 _ACTIVATIONS = (
@@ -92,6 +98,8 @@ MODULES: dict[type[nn.Module], Rule] = {
     WindowAttention: window_attention,
     GlobalAttention: whole_picture,
     SeparableAttention: whole_picture,
+    GlobalSum: whole_picture,
+    FactorisedPositions: known_places,
 }
 
 _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {

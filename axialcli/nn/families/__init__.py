@@ -6,12 +6,20 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from axialcli.nn.families import axial_transformer, lucidrains, vminet, vminet_segmenter
 from axialcli.nn.families.found import Beyond, Found, Recognise
 
-ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {}
+ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
+    **axial_transformer.ARCHITECTURES,
+    **vminet.ARCHITECTURES,
+    **vminet_segmenter.ARCHITECTURES,
+}
 """What a model file may name, of all families."""
 
-RECOGNISE: tuple[Recognise, ...] = ()
+RECOGNISE: tuple[Recognise, ...] = (
+    lucidrains.recognise,
+    vminet.recognise,
+)
 
 
 def recognise(weights: Mapping[str, Tensor]) -> Found | None:
