@@ -72,7 +72,10 @@ def describe_checkpoint(
 
     Raises ModelError for a checkpoint of no family, UsageError for hints that contradict the family.
     """
-    found = recognise(weights)
+    try:
+        found = recognise(weights)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     if found is None:
         keys = ", ".join(sorted(weights)[:3])
         raise ModelError(
