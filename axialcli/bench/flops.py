@@ -49,5 +49,6 @@ def _count(
 ) -> Tensor:
     """The projections of an attention, which the counter sees; notes what attending itself costs."""
     seen = module.span or tokens.shape[-2 - module.after]
-    attention.append(2 * 2 * tokens.numel() * seen)
-    return module.proj(module.qkv(tokens)[..., : tokens.shape[-1]])  # type: ignore[no-any-return]
+    q = module.qkv(tokens)[..., : module.inner]
+    attention.append(2 * 2 * q.numel() * seen)
+    return module.proj(q)  # type: ignore[no-any-return]

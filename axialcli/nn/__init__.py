@@ -10,6 +10,7 @@ from torch import nn
 from axialcli.errors import ModelError
 from axialcli.nn.axial_classifier import AxialClassifier, AxialClassifierConfig
 from axialcli.nn.axial_segmenter import AxialSegmenter, AxialSegmenterConfig
+from axialcli.nn.axialize import axialize
 from axialcli.nn.families import ARCHITECTURES as OF_FAMILIES
 from axialcli.nn.pixel_classifier import PixelClassifier, PixelClassifierConfig
 from axialcli.nn.resnet import ResNet, ResNetConfig
@@ -48,3 +49,6 @@ def build_network(architecture: str, **config: Any) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"architecture '{architecture}': {reason}") from error
+
+
+__all__ = ["ARCHITECTURES", "axialize", "build_network"]

@@ -42,7 +42,8 @@ class AxialAttention(nn.Module):
     span: odd, how many keys a query sees, itself in the middle; cost and memory are O(N L S). None:
     the whole line. positions: "bias", a learned number per head and distance within the span (it
     needs one); "rotary", which has no table; "none". All of them know distances only, so the layer
-    has no length of its own.
+    has no length of its own. inner: channels of queries, keys and values, all heads together; None: as
+    many as tokens have.
 
     mask: bool [B, *grid], False where a token is padding: nobody sees it as a key. A query that sees
     no key at all gets 0 before the output projection, and so its bias.
@@ -62,22 +63,24 @@ class AxialAttention(nn.Module):
         axis: Axis | int,
         span: int | None,
         positions: Positions,
+        inner: int | None = None,
     ) -> None:
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"{channels} channels do not divide into {heads} heads")
+        inner = channels if inner is None else inner
+        if inner % heads:
+            raise ValueError(f"{inner} channels do not divide into {heads} heads")
         if span is not None and (span % 2 == 0 or span < 1):
             raise ValueError(f"the span is {span}: it has to be odd, so that it has a centre")
         if positions == "bias" and span is None:
             raise ValueError("a relative bias needs a span; without one, positions are 'rotary' or 'none'")
-        if positions == "rotary" and channels // heads % 2:
-            raise ValueError(f"rotary positions turn pairs: {channels // heads} channels a head are odd")
+        if positions == "rotary" and inner // heads % 2:
+            raise ValueError(f"rotary positions turn pairs: {inner // heads} channels a head are odd")
         if axis not in FROM_THE_LAST and (not isinstance(axis, int) or axis < 0):
             raise ValueError(f"axis {axis!r} is neither {', '.join(map(str, FROM_THE_LAST))} nor a number")
-        self.heads, self.axis, self.span, self.positions = heads, axis, span, positions
+        self.heads, self.axis, self.span, self.positions, self.inner = heads, axis, span, positions, inner
         self.after = axis if isinstance(axis, int) else FROM_THE_LAST[axis]
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = nn.Linear(channels, 3 * inner)
+        self.proj = nn.Linear(inner, channels)
         if positions == "bias":
             self.bias_AS = nn.Parameter(torch.zeros(heads, span or 0))
 
@@ -114,8 +117,7 @@ class AxialAttention(nn.Module):
 
         Positions are relative: moving `start` for queries and keys alike changes nothing but rounding.
         """
-        channels = tokens.shape[-1]
-        q = F.linear(tokens, self.qkv.weight[:channels], self.qkv.bias[:channels])
+        q = F.linear(tokens, self.qkv.weight[: self.inner], self.qkv.bias[: self.inner])
         return self._with_positions(q.view(*q.shape[:-1], self.heads, -1), start)
 
     def keys_values(self, tokens: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
@@ -124,12 +126,12 @@ class AxialAttention(nn.Module):
         out: a contiguous tensor of that shape and the weights' dtype to write into, where no gradient
         is wanted; it is what is returned then.
         """
-        channels = tokens.shape[-1]
-        weight, bias = self.qkv.weight[channels:], self.qkv.bias[channels:]
+        weight, bias = self.qkv.weight[self.inner :], self.qkv.bias[self.inner :]
         if out is None:
             kv = F.linear(tokens, weight, bias).view(*tokens.shape[:-1], 2, self.heads, -1)
         else:
-            torch.addmm(bias, tokens.reshape(-1, channels), weight.t(), out=out.view(-1, 2 * channels))
+            flat = tokens.reshape(-1, tokens.shape[-1])
+            torch.addmm(bias, flat, weight.t(), out=out.view(-1, 2 * self.inner))
             kv = out
         self._with_positions(kv.select(-3, 0), start)
         return kv

@@ -20,6 +20,7 @@ from axialcli.nn.blocks import (
     Order,
     conv_bn_relu,
 )
+from axialcli.nn.split_heads import SplitHeadsAttention
 from axialcli.nn.whole_grid import GlobalAttention, SeparableAttention
 from axialcli.nn.windows import WindowAttention
 
@@ -29,9 +30,11 @@ class AxialSegmenterConfig:
     """Sizes and kinds of an AxialSegmenter.
 
     width: channels at strides 2, 4, 8 and, where there are four, 16; tokens have the last stride.
-    depth: blocks, all of one `attention`; "separable" has linear cost, "none" leaves each token alone: both
-    are there for comparison (the settings of axial attention have no effect on them). span: None is the
-    whole axis. positions: None is "bias" with a span and "rotary" without. order, feed_forward, shared: see
+    depth: blocks, all of one `attention`; in "split_heads" half of the heads go along each axis at the
+    same time (order, feed_forward and shared have no effect on it); "separable" has linear cost, "none"
+    leaves each token alone: both are there for comparison (the settings of axial attention have no effect
+    on them). span: None is the whole axis. positions: None is "bias" with a span and "rotary" without;
+    "none" where heads are split, which has local positions anyway. order, feed_forward, shared: see
     AxialBlock. skip: empty, or for each block the axis that it leaves out ("" for none). window: every
     second block attends within windows of that many tokens instead; 0 for none. global_blocks: so many
     blocks of attention over all tokens follow.
@@ -44,7 +47,7 @@ class AxialSegmenterConfig:
     heads: int = 3
     span: int | None = 65
     mlp_ratio: int = 2
-    attention: Literal["axial", "separable", "none"] = "axial"
+    attention: Literal["axial", "split_heads", "separable", "none"] = "axial"
     positions: Positions | None = None
     order: Order = "width_height"
     feed_forward: FeedForward = "both"
@@ -59,8 +62,10 @@ class AxialSegmenterConfig:
             raise ValueError(f"skip names {len(self.skip)} blocks, depth makes {self.depth}")
         if self.window and any(self.skip[1::2]):
             raise ValueError("skip names a block of windows, which has no axis to leave out")
-        if self.attention != "axial" and (self.skip or self.window):
+        if self.attention in ("separable", "none") and (self.skip or self.window):
             raise ValueError(f"attention '{self.attention}' has neither axes to skip nor windows")
+        if self.attention == "split_heads" and self.skip:
+            raise ValueError("split heads go along both axes at once: there is none to skip")
 
     @property
     def network_stride(self) -> int:
@@ -133,6 +138,10 @@ def _block(config: AxialSegmenterConfig, index: int) -> nn.Module:
         return FeedForwardBlock(channels=channels, mlp_ratio=ratio)
     elif config.window and index % 2:
         other = WindowAttention(channels=channels, heads=heads, window=config.window)
+    elif config.attention == "split_heads":
+        other = SplitHeadsAttention(
+            channels=channels, heads=heads, span=config.span, positions=config.positions or "none"
+        )
     if other is not None:
         return AttentionBlock(other, channels=channels, mlp_ratio=ratio)
     skip = config.skip[index] if config.skip else ""

@@ -35,6 +35,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "one axis": {"skip": ("width",)},
     "windows": {"depth": 2, "window": 3},
     "separable": {"attention": "separable"},
+    "split heads": {"attention": "split_heads"},
     "global, stride 16": {"global_blocks": 1, "width": (4, 4, 8, 8)},
 }
 

@@ -13,6 +13,7 @@ from axialcli.errors import ModelError
 from axialcli.nn import build_network
 from axialcli.nn.attention import AxialAttention
 from axialcli.nn.settings import LARGEST
+from axialcli.nn.split_heads import SplitHeadsAttention
 from axialcli.nn.whole_grid import GlobalAttention, SeparableAttention
 from axialcli.nn.windows import WindowAttention
 
@@ -39,6 +40,9 @@ CONFIGS: list[dict[str, Any]] = [
     {"global_blocks": 2},
     {"attention": "separable"},
     {"attention": "none"},
+    {"attention": "split_heads", "heads": 2},
+    {"attention": "split_heads", "heads": 2, "span": None},
+    {"attention": "split_heads", "heads": 2, "depth": 3, "window": 2},
 ]
 KINDS = (AxialAttention, WindowAttention, GlobalAttention, SeparableAttention)
 
@@ -75,6 +79,9 @@ def test_a_configuration_chooses_the_blocks() -> None:
     network = made_of({"depth": 3, "window": 2, "skip": ("width", "", ""), "global_blocks": 1})
 
     first, second, third, last = network.blocks
+    split, windows = made_of({"attention": "split_heads", "heads": 2, "depth": 2, "window": 2}).blocks
+    assert isinstance(split.attention, SplitHeadsAttention)
+    assert isinstance(windows.attention, WindowAttention)
     assert first.axes == ("height",)
     assert third.axes == ("width", "height")
     assert isinstance(second.attention, WindowAttention)
@@ -127,7 +134,9 @@ def test_gradients_reach_every_weight() -> None:
         ({"depth": 2, "window": 4, "skip": ("", "width")}, "a block of windows"),
         ({"global_blocks": 9}, "it takes a whole number from 0 to 8"),
         ({"attention": "separable", "window": 4}, "attention 'separable' has neither"),
-        ({"attention": "full"}, "it takes one of 'axial', 'separable', 'none'"),
+        ({"attention": "full"}, "it takes one of 'axial', 'split_heads', 'separable', 'none'"),
+        ({"attention": "split_heads", "heads": 3, "width": (4, 4, 6)}, "3 heads have no halves"),
+        ({"attention": "split_heads", "heads": 2, "skip": ("",)}, "there is none to skip"),
     ],
 )
 def test_settings_that_make_no_network_are_refused_in_one_line(config: dict[str, Any], message: str) -> None:

@@ -122,8 +122,7 @@ def axial_attention(build: Builder, module: AxialAttention, x: Value) -> Value:
     plane = tokens(x)
     if module.axis in ("width", 0):
         return build.add(WidthAttention(module), [x], plane)
-    channels = plane.shape[3]
-    of_keys = Plane((1, plane.height, plane.width, 2, module.heads, channels // module.heads), 1, 2)
+    of_keys = Plane((1, plane.height, plane.width, 2, module.heads, module.inner // module.heads), 1, 2)
     keys = build.add(KeysValues(module), [x], of_keys)
     return build.add(HeightAttention(module), [x, keys], plane)
 

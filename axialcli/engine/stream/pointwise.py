@@ -108,6 +108,14 @@ def linear(build: Builder, module: nn.Linear, x: Value) -> Value:
     return build.add(Linear(module), [x], out)
 
 
+def linear_function(build: Builder, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        module.bias = nn.Parameter(bias, requires_grad=False)
+    return linear(build, module, x)
+
+
 def layer_norm(build: Builder, module: nn.LayerNorm, x: Value) -> Value:
     if len(module.normalized_shape) > len(x.plane.shape) - 1 - max(x.plane.row_dim, x.plane.column_dim):
         raise NotStreamable("takes its statistics over the picture")

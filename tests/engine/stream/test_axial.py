@@ -36,6 +36,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     axis = st.sampled_from(["", "width", "height"])
     return {
         "depth": depth,
+        "attention": draw(st.sampled_from(["axial", "axial", "split_heads"])),
         "span": draw(st.sampled_from([1, 3, 5, 9])),
         "width": draw(st.sampled_from([[4, 6, 8], [4, 6, 8, 12]])),
         "positions": draw(st.sampled_from(["bias", "rotary", "none"])),
@@ -175,6 +176,8 @@ def test_the_shipped_model_states_its_true_receptive_field() -> None:
         {"span": 3, "order": "parallel"},
         {"span": 3, "width": [4, 4, 6, 8]},
         {"span": 3, "depth": 2, "window": 3},
+        {"span": 3, "attention": "split_heads"},
+        {"span": 1, "attention": "split_heads", "depth": 2, "window": 2},
     ],
     ids=str,
 )

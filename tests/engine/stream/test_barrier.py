@@ -19,6 +19,7 @@ from axialcli.engine.stream.stages import split
 from axialcli.engine.stream.trace import NotStreamable, trace
 from axialcli.errors import LimitError, OutputError
 from axialcli.geometry import Size
+from axialcli.nn import build_network
 from axialcli.nn.attention import AxialAttention
 from tests.engine.stream.barriers import barrier_flow, last_sweep, prepared
 from tests.engine.stream.networks import randomised
@@ -73,6 +74,18 @@ def test_passes_over_a_store_equal_the_whole_picture(
         assert torch.equal(last_sweep(flow, image_BCHW, row), stream_BKHW[:, :, row:])
         flow.remove()
         assert not list(Path(folder).iterdir())
+
+
+@pytest.mark.parametrize("size", [(61, 45), (8, 130)])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_heads_split_between_the_axes_equal_the_whole_picture(size: tuple[int, int], depth: int) -> None:
+    settings: dict[str, Any] = {"width": (4, 6, 8), "heads": 4, "depth": depth, "span": None}
+    network = randomised(build_network("axial_segmenter", attention="split_heads", **settings), 0)
+    image_BCHW = picture(*size)
+    steps = [3 if stage.columns else 16 for stage in split(trace(network, 3, Size(*size)))]
+    flow = barrier_flow(network, image_BCHW, plan={"steps": steps})
+    assert prepared(flow, image_BCHW)
+    assert (last_sweep(flow, image_BCHW) - network(image_BCHW)).abs().max() <= 1e-9
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -81,6 +81,10 @@ EXACT: dict[str, Code] = {
     "broadcast": lambda net, x: net.conv(x)[:, :1] * net.gain + x.mean(1, keepdim=True),
     "chunks": lambda net, x: torch.cat(net.conv(x).chunk(2, 1)[::-1], 1) + torch.split(net.conv(x), 4, 1)[0],
     "functions": lambda net, x: F.log_softmax(net.conv(x), dim=1) + F.softplus(net.conv(x)),
+    "linear as a function": lambda net, x: F.linear(
+        F.linear(net.conv(x).permute(0, 2, 3, 1), net.again.weight[2:, :, 1, 1], net.again.bias[2:]),
+        weight=net.wide.weight[:, 1:, 0, 0],
+    ).permute(0, 3, 1, 2),
     "dropout": lambda net, x: net.drop(F.dropout(net.conv(x), 0.3, training=net.training)),
     "pooling that fits": lambda net, x: F.max_pool2d(F.pad(x, (0, 2, 0, 1)), 2, stride=1, ceil_mode=True),
     "only to the right": lambda net, x: F.avg_pool2d(F.pad(x, (0, 2, 0, 2)), 3, stride=1),
