@@ -16,6 +16,17 @@ LARGEST = {
     "skip": 32,
     "window": 64,
     "global_blocks": 8,
+    "answers": 22_000,
+    "vit_width": 1024,
+    "vit_depth": 24,
+    "patch": 32,
+    "token_grid": 64,
+    "swin_width": 192,
+    "swin_depths": 24,
+    "swin_window": 32,
+    "unet_base": 32,
+    "unet_depths": 16,
+    "picture_size": 4096,
 }
 """Of each number, and of the parts of `skip`: far above what runs, and together under 2 GB of weights, so
 that a description of a few bytes cannot ask for more."""

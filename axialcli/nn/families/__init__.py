@@ -6,12 +6,19 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from axialcli.nn.families import swin, vit
 from axialcli.nn.families.found import Beyond, Found, Recognise
 
-ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {}
+ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
+    **swin.ARCHITECTURES,
+    **vit.ARCHITECTURES,
+}
 """What a model file may name, of all families."""
 
-RECOGNISE: tuple[Recognise, ...] = ()
+RECOGNISE: tuple[Recognise, ...] = (
+    swin.recognise,
+    vit.recognise,
+)
 
 
 def recognise(weights: Mapping[str, Tensor]) -> Found | None:
