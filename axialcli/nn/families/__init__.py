@@ -6,16 +6,20 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from axialcli.nn.families import swin, vit
+from axialcli.nn.families import axial_deeplab, axial_resnet, swin, vit
 from axialcli.nn.families.found import Beyond, Found, Recognise
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
+    **axial_deeplab.ARCHITECTURES,
+    **axial_resnet.ARCHITECTURES,
     **swin.ARCHITECTURES,
     **vit.ARCHITECTURES,
 }
 """What a model file may name, of all families."""
 
 RECOGNISE: tuple[Recognise, ...] = (
+    axial_deeplab.recognise,
+    axial_resnet.recognise,
     swin.recognise,
     vit.recognise,
 )

@@ -175,7 +175,8 @@ class ShiftedWindowAttention(nn.Module):
         rows, columns = (_parts(length, self.window, self.shift) for length in tokens_BHWC.shape[1:3])
         # Three by three at most: what the edges cut has windows of other sizes.
         attended_BHWC = torch.cat(
-            [torch.cat([self._attend(qkv_BHWC[:, ys, xs], y, x) for xs, x in columns], 2) for ys, y in rows], 1
+            [torch.cat([self._attend(qkv_BHWC[:, ys, xs], y, x) for xs, x in columns], 2) for ys, y in rows],
+            1,
         )
         return self.proj(attended_BHWC)  # type: ignore[no-any-return]
 
@@ -184,9 +185,7 @@ class ShiftedWindowAttention(nn.Module):
         batch, height, width = qkv_BHWC.shape[:3]
         grid = (batch, height // y, y, width // x, x)
         heads = qkv_BHWC.reshape(*grid, 3, self.num_heads, HEAD_CHANNELS)
-        qkv_3NALD = heads.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(
-            3, -1, self.num_heads, y * x, HEAD_CHANNELS
-        )
+        qkv_3NALD = heads.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, self.num_heads, y * x, HEAD_CHANNELS)
         bias_ALL = self._bias(y, x).to(qkv_BHWC.dtype)
         attended_NALD = torch.cat(
             [

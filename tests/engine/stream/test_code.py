@@ -125,7 +125,10 @@ REFUSED: dict[str, tuple[Code, str]] = {
     ),
     "exact and down": (lambda net, x: F.interpolate(x, scale_factor=0.5, mode="nearest-exact"), "down"),
     "dropout that stays on": (lambda net, x: F.dropout(x, 0.5), "drops at random"),
-    "pooling that does not fit": (lambda net, x: F.max_pool2d(x, 2, ceil_mode=True), "ceil_mode"),
+    "pooling that does not fit": (
+        lambda net, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, stride=2, ceil_mode=True),
+        "ceil_mode",
+    ),
 }
 
 
