@@ -40,7 +40,7 @@ def deeplab(seed: int = 0, dtype: torch.dtype = torch.float64, **config: Any) ->
     return network
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     height=st.integers(1, 150),
     width=st.integers(1, 50),
@@ -65,6 +65,16 @@ def test_the_logits_are_those_of_the_whole_picture() -> None:
     expected = test_flow.whole(network, image_BCHW)
     found = test_flow.streamed(network, image_BCHW, 3)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_a_late_start_makes_the_same_bits() -> None:
+    """What a run that was broken off goes on with."""
+    network = randomised(Blocks(span=5), 0, torch.float32)
+    image_BCHW = test_flow.picture(190, 75, torch.float32)
+    expected = test_flow.streamed(network, image_BCHW, 2)
+    for first_row in (30, 101):
+        found = test_flow.streamed(network, image_BCHW, 2, first_row)
+        assert torch.equal(found, expected[:, :, first_row:])
 
 
 def test_the_engine_answers_in_strips() -> None:
