@@ -6,18 +6,35 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from axialcli.nn.families import axial_transformer, lucidrains, vminet, vminet_segmenter
+from axialcli.nn.families import (
+    axial_deeplab,
+    axial_resnet,
+    axial_transformer,
+    lucidrains,
+    swin,
+    vit,
+    vminet,
+    vminet_segmenter,
+)
 from axialcli.nn.families.found import Beyond, Found, Recognise
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
+    **axial_deeplab.ARCHITECTURES,
+    **axial_resnet.ARCHITECTURES,
     **axial_transformer.ARCHITECTURES,
+    **swin.ARCHITECTURES,
+    **vit.ARCHITECTURES,
     **vminet.ARCHITECTURES,
     **vminet_segmenter.ARCHITECTURES,
 }
 """What a model file may name, of all families."""
 
 RECOGNISE: tuple[Recognise, ...] = (
+    axial_deeplab.recognise,
+    axial_resnet.recognise,
     lucidrains.recognise,
+    swin.recognise,
+    vit.recognise,
     vminet.recognise,
 )
 
