@@ -6,16 +6,18 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from axialcli.nn.families import swin, vit
+from axialcli.nn.families import medt, swin, vit
 from axialcli.nn.families.found import Beyond, Found, Recognise
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
+    **medt.ARCHITECTURES,
     **swin.ARCHITECTURES,
     **vit.ARCHITECTURES,
 }
 """What a model file may name, of all families."""
 
 RECOGNISE: tuple[Recognise, ...] = (
+    medt.recognise,
     swin.recognise,
     vit.recognise,
 )

@@ -1,0 +1,150 @@
+"""What the MedT family's networks are made of: axial blocks, and a U-Net of them.
+
+Source: Valanarasu et al. 2021 (arXiv 2102.10662), figure 2 and section 2.3, with the sizes and the names of
+the weights of github.com/jeya-maria-jose/Medical-Transformer.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from axialcli.nn.families.found import Beyond
+from axialcli.nn.families.position_sensitive import PositionSensitiveAttention
+
+STEM = 128
+"""Channels of the middle convolution of every stem."""
+
+
+class AxialBlock(nn.Module):
+    """1x1, attention along the height, along the width, 1x1, around which the input is carried.
+
+    forward: features_BCHW -> [B, 2 * planes, H / stride, W / stride]. length: what the tables were learned
+    for, None for no positions. "hight" is how the public keys spell it.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        planes: int,
+        *,
+        stride: int,
+        length: int | None,
+        gated: bool,
+        beyond: Beyond | None,
+    ) -> None:
+        super().__init__()
+        self.conv_down = nn.Conv2d(c_in, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.hight_block, self.width_block = (
+            PositionSensitiveAttention(
+                planes,
+                planes,
+                axis=axis,
+                length=length,
+                gated=gated,
+                positions=length is not None,
+                beyond=None if length is None else beyond,
+            )
+            for axis in ("height", "width")
+        )
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv_up = nn.Conv2d(planes, 2 * planes, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(2 * planes)
+        self.downsample = nn.Identity() if stride == 1 and c_in == 2 * planes else nn.Sequential()
+        if isinstance(self.downsample, nn.Sequential):
+            self.downsample.append(nn.Conv2d(c_in, 2 * planes, 1, stride=stride, bias=False))
+            self.downsample.append(nn.BatchNorm2d(2 * planes))
+
+    def forward(self, features_BCHW: Tensor) -> Tensor:
+        narrow_BCHW = F.relu(self.bn1(self.conv_down(features_BCHW)))
+        seen_BHWC = self.width_block(self.hight_block(narrow_BCHW.permute(0, 2, 3, 1)))
+        seen_BCHW = F.relu(self.pool(seen_BHWC.permute(0, 3, 1, 2)))
+        return F.relu(self.bn2(self.conv_up(seen_BCHW)) + self.downsample(features_BCHW))
+
+    def fold(self) -> None:
+        """Multiplies the batch norms into the convolutions before them."""
+        _fold_pair(self, "conv_down", "bn1")
+        _fold_pair(self, "conv_up", "bn2")
+
+
+class Branch(nn.Module):
+    """Stem, two or four stages of axial blocks, and a decoder that adds them: features at full resolution.
+
+    forward: image_BCHW -> [B, 2 * base, H, W], of sides that are multiples of 4 or 32. stem: channels that
+    the stem ends with. length: tokens to a side of the first stage, None for no positions; every further
+    stage has half as many from its second block on. Stages, and decoders, that a branch of two lacks are the
+    deep ones: decoder4 and decoder5 are what it has.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        *,
+        stem: int,
+        base: int,
+        depths: Sequence[int],
+        length: int | None,
+        gated: bool,
+        beyond: Beyond | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, stem, 7, stride=2, padding=3, bias=False)
+        self.conv2 = nn.Conv2d(stem, STEM, 3, padding=1, bias=False)
+        self.conv3 = nn.Conv2d(STEM, stem, 3, padding=1, bias=False)
+        self.bn1, self.bn2, self.bn3 = (nn.BatchNorm2d(c) for c in (stem, STEM, stem))
+        self.stages = len(depths)
+        channels = stem
+        for stage, depth in enumerate(depths):
+            planes, stride = 2 * base << stage, 1 if stage == 0 else 2
+            layer = nn.Sequential()
+            for index in range(depth):
+                stride_here = stride if index == 0 else 1
+                layer.append(
+                    AxialBlock(
+                        channels, planes, stride=stride_here, length=length, gated=gated, beyond=beyond
+                    )
+                )
+                channels, length = 2 * planes, None if length is None else length // stride_here
+            self.add_module(f"layer{stage + 1}", layer)
+        if self.stages == 4:
+            self.decoder1 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        for number in range(6 - self.stages, 6):
+            self.add_module(f"decoder{number}", nn.Conv2d(channels, channels // 2, 3, padding=1))
+            channels //= 2
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        features_BCHW = F.relu(self.bn1(self.conv1(image_BCHW)))
+        features_BCHW = F.relu(self.bn2(self.conv2(features_BCHW)))
+        features_BCHW = F.relu(self.bn3(self.conv3(features_BCHW)))
+        skips = []
+        for stage in range(self.stages):
+            features_BCHW = self.get_submodule(f"layer{stage + 1}")(features_BCHW)
+            skips.append(features_BCHW)
+        if self.stages == 4:
+            features_BCHW = _finer(self.decoder1(features_BCHW)) + skips[-1]
+        for number, skip_BCHW in zip(range(6 - self.stages, 5), skips[-2::-1], strict=True):
+            features_BCHW = _finer(self.get_submodule(f"decoder{number}")(features_BCHW)) + skip_BCHW
+        return _finer(self.get_submodule("decoder5")(features_BCHW))
+
+    def fold(self) -> None:
+        """Multiplies the batch norms of the stem into its convolutions."""
+        for number in (1, 2, 3):
+            _fold_pair(self, f"conv{number}", f"bn{number}")
+
+
+def _finer(features_BCHW: Tensor) -> Tensor:
+    return F.relu(F.interpolate(features_BCHW, scale_factor=2, mode="bilinear", align_corners=False))
+
+
+def _fold_pair(module: nn.Module, convolution: str, norm: str) -> None:
+    if isinstance(bn := module.get_submodule(norm), nn.BatchNorm2d):
+        conv = module.get_submodule(convolution)
+        assert isinstance(conv, nn.Conv2d)
+        module.add_module(convolution, fuse_conv_bn_eval(conv, bn))
+        module.add_module(norm, nn.Identity())
