@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from axialcli.backends.torch_model import fold
+from axialcli.backends.spec import InputSpec, ModelSpec, OutputSpec
+from axialcli.backends.torch_model import TorchModel, fold
+from axialcli.config import ClassInfo
 from axialcli.nn import build_network
 from axialcli.nn.families import recognise
+from axialcli.nn.settings import LARGEST
 from tests.nn.families.made_up import (
     Shapes,
     affine,
@@ -337,3 +340,49 @@ def test_a_hostile_depth_is_refused_quickly() -> None:
     weights = filled(public_keys("axialunet", 32))
 
     assert "unet_depths" in refusal({**weights, "layer3.999999.bn1.bias": torch.ones(1)})
+
+
+@pytest.mark.parametrize("architecture", ["axial_unet", "medt"])
+def test_no_description_asks_for_more_than_2_gb(architecture: str) -> None:
+    depth, sizes = LARGEST["unet_depths"], ("in_channels", "classes", "unet_base", "picture_size")
+    asked = {name: LARGEST[name] for name in sizes if architecture == "axial_unet" or name != "picture_size"}
+    with torch.device("meta"):
+        network = build_network(architecture, **asked, unet_depths=(depth,) * 4)
+
+    assert sum(weight.nbytes for weight in network.state_dict().values()) < 2e9
+
+
+def test_a_model_decides_by_the_logit() -> None:
+    """Through the backend, from pixels: where the public network's channel 1 is 0.5 or more."""
+    weights = filled(public_keys("gated", 32))
+    found = found_in(weights)
+    pixels_BCHW = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    logits_HW = reference("gated", pixels_BCHW.flip(1) / 255, weights)[0, 1]
+    # So that some pixels are of either class.
+    weights["adjust.bias"] += 0.5 - float(logits_HW.median())
+    found = found_in(weights)
+    assert found.size is not None
+    spec = ModelSpec(
+        name="gated",
+        task=found.task,
+        architecture=found.architecture,
+        config=found.config,
+        input=InputSpec(channels=("red", "green", "blue"), mean=found.mean, std=found.std, size=found.size),
+        output=OutputSpec(activation=found.activation, threshold=found.threshold),
+        classes=(ClassInfo(name="other", colour=(0, 0, 0)), ClassInfo(name="gland", colour=(255, 0, 0))),
+    )
+    model = TorchModel(
+        spec=spec,
+        weights=found.weights,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        sha256="",
+        where="x",
+    )
+
+    labels_HW = model.decide(model.predict(pixels_BCHW)[0])
+
+    logits_HW = reference("gated", pixels_BCHW.flip(1) / 255, weights)[0, 1]
+    clear_HW = (logits_HW - 0.5).abs() > 1e-4
+    assert torch.equal((logits_HW >= 0.5)[clear_HW], labels_HW.bool()[clear_HW])
+    assert 0.4 < float(labels_HW.float().mean()) < 0.6
