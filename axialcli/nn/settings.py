@@ -27,6 +27,11 @@ LARGEST = {
     "unet_base": 32,
     "unet_depths": 16,
     "picture_size": 4096,
+    "stem_width": 256,
+    "stage_planes": 1024,
+    "stage_depths": 10,
+    "trained_size": 2048,
+    "table": 2047,
 }
 """Of each number, and of the parts of `skip`: far above what runs, and together under 2 GB of weights, so
 that a description of a few bytes cannot ask for more."""

@@ -1,11 +1,10 @@
-"""Convolutions and poolings: a kernel slides over the picture.
+"""Convolutions, and what else slides a kernel over the picture.
 
 Shapes: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -183,87 +182,3 @@ def conv_transpose2d(build: Builder, module: nn.ConvTranspose2d, x: Value) -> Va
         )
     )
     return build.add(Transposed(module), [x], plane.with_size(height, width, module.out_channels))
-
-
-def _fits(
-    x: Value,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> bool:
-    """Whether the kernel's steps end at the picture's edge, so that rounding up changes nothing."""
-    return all(
-        (length + 2 * p - d * (k - 1) - 1) % s == 0
-        for length, k, s, p, d in zip(
-            (x.plane.height, x.plane.width), kernel, stride, padding, dilation, strict=True
-        )
-    )
-
-
-def max_pool(
-    build: Builder,
-    x: Value,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Value:
-    kernel, steps, spread = pair(kernel_size), pair(stride or kernel_size), pair(dilation)
-    if return_indices or (ceil_mode and not _fits(x, kernel, steps, pair(padding), spread)):
-        raise NotStreamable("has return_indices, or a ceil_mode that matters")
-
-    def apply(x_BCHW: Tensor, pad: tuple[int, int]) -> Tensor:
-        return F.max_pool2d(x_BCHW, kernel, steps, pad, spread)
-
-    return neighbourhood(build, x, channels_first(x), apply, kernel, steps, padding, spread, -math.inf)
-
-
-def avg_pool(
-    build: Builder,
-    x: Value,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Value:
-    kernel, steps = pair(kernel_size), pair(stride or kernel_size)
-    if ceil_mode and not _fits(x, kernel, steps, pair(padding), (1, 1)):
-        raise NotStreamable("has a ceil_mode that matters")
-    if any(pair(padding)) and not count_include_pad:
-        raise NotStreamable("has a padding that does not count")
-
-    def apply(x_BCHW: Tensor, pad: tuple[int, int]) -> Tensor:
-        return F.avg_pool2d(x_BCHW, kernel, steps, pad, divisor_override=divisor_override)
-
-    return neighbourhood(build, x, channels_first(x), apply, kernel, steps, padding, 1, 0.0)
-
-
-def max_pool_module(build: Builder, module: nn.MaxPool2d, x: Value) -> Value:
-    return max_pool(
-        build,
-        x,
-        module.kernel_size,
-        module.stride,
-        module.padding,
-        module.dilation,
-        module.ceil_mode,
-        module.return_indices,
-    )
-
-
-def avg_pool_module(build: Builder, module: nn.AvgPool2d, x: Value) -> Value:
-    return avg_pool(
-        build,
-        x,
-        module.kernel_size,
-        module.stride,
-        module.padding,
-        module.ceil_mode,
-        module.count_include_pad,
-        module.divisor_override,
-    )

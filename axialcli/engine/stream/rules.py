@@ -11,14 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.engine.stream.attending import axial_attention, window_attention
-from axialcli.engine.stream.convolution import (
-    avg_pool,
-    avg_pool_module,
-    conv2d,
-    conv_transpose2d,
-    max_pool,
-    max_pool_module,
-)
+from axialcli.engine.stream.convolution import conv2d, conv_transpose2d
 from axialcli.engine.stream.cropping import chunk, constant_pad, getitem, pad, split
 from axialcli.engine.stream.pointwise import (
     activation,
@@ -42,6 +35,8 @@ from axialcli.engine.stream.pointwise import (
     softmax_2d,
     transpose,
 )
+from axialcli.engine.stream.pooling import avg_pool, avg_pool_module, max_pool, max_pool_module
+from axialcli.engine.stream.position_sensitive import position_sensitive
 from axialcli.engine.stream.resampling import (
     interpolate,
     pixel_shuffle,
@@ -52,6 +47,7 @@ from axialcli.engine.stream.resampling import (
 )
 from axialcli.engine.stream.values import Builder, NotStreamable, Rule, Value
 from axialcli.nn.attention import AxialAttention
+from axialcli.nn.families.position_sensitive import PositionSensitiveAttention
 from axialcli.nn.whole_grid import GlobalAttention, SeparableAttention
 from axialcli.nn.windows import WindowAttention
 
@@ -89,6 +85,7 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.PixelShuffle: shuffle_module,
     nn.PixelUnshuffle: unshuffle_module,
     AxialAttention: axial_attention,
+    PositionSensitiveAttention: position_sensitive,
     WindowAttention: window_attention,
     GlobalAttention: whole_picture,
     SeparableAttention: whole_picture,

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from axialcli.nn.families import medt, swin, vit
+from axialcli.nn.families import axial_deeplab, axial_resnet, medt, swin, vit
 from axialcli.nn.families.found import Beyond, Found, Recognise
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
+    **axial_deeplab.ARCHITECTURES,
+    **axial_resnet.ARCHITECTURES,
     **medt.ARCHITECTURES,
     **swin.ARCHITECTURES,
     **vit.ARCHITECTURES,
@@ -17,6 +19,8 @@ ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
 """What a model file may name, of all families."""
 
 RECOGNISE: tuple[Recognise, ...] = (
+    axial_deeplab.recognise,
+    axial_resnet.recognise,
     medt.recognise,
     swin.recognise,
     vit.recognise,

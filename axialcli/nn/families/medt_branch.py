@@ -1,4 +1,4 @@
-"""What the MedT family's networks are made of: axial blocks, and a U-Net of them.
+"""What the MedT family's networks are made of: a U-Net of axial blocks.
 
 Source: Valanarasu et al. 2021 (arXiv 2102.10662), figure 2 and section 2.3, with the sizes and the names of
 the weights of github.com/jeya-maria-jose/Medical-Transformer.
@@ -14,63 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from axialcli.nn.families.axial_bottleneck import EXPANSION, AxialBottleneck
 from axialcli.nn.families.found import Beyond
-from axialcli.nn.families.position_sensitive import PositionSensitiveAttention
 
 STEM = 128
 """Channels of the middle convolution of every stem."""
-
-
-class AxialBlock(nn.Module):
-    """1x1, attention along the height, along the width, 1x1, around which the input is carried.
-
-    forward: features_BCHW -> [B, 2 * planes, H / stride, W / stride]. length: what the tables were learned
-    for, None for no positions. "hight" is how the public keys spell it.
-    """
-
-    def __init__(
-        self,
-        c_in: int,
-        planes: int,
-        *,
-        stride: int,
-        length: int | None,
-        gated: bool,
-        beyond: Beyond | None,
-    ) -> None:
-        super().__init__()
-        self.conv_down = nn.Conv2d(c_in, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.hight_block, self.width_block = (
-            PositionSensitiveAttention(
-                planes,
-                planes,
-                axis=axis,
-                length=length,
-                gated=gated,
-                positions=length is not None,
-                beyond=None if length is None else beyond,
-            )
-            for axis in ("height", "width")
-        )
-        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
-        self.conv_up = nn.Conv2d(planes, 2 * planes, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(2 * planes)
-        self.downsample = nn.Identity() if stride == 1 and c_in == 2 * planes else nn.Sequential()
-        if isinstance(self.downsample, nn.Sequential):
-            self.downsample.append(nn.Conv2d(c_in, 2 * planes, 1, stride=stride, bias=False))
-            self.downsample.append(nn.BatchNorm2d(2 * planes))
-
-    def forward(self, features_BCHW: Tensor) -> Tensor:
-        narrow_BCHW = F.relu(self.bn1(self.conv_down(features_BCHW)))
-        seen_BHWC = self.width_block(self.hight_block(narrow_BCHW.permute(0, 2, 3, 1)))
-        seen_BCHW = F.relu(self.pool(seen_BHWC.permute(0, 3, 1, 2)))
-        return F.relu(self.bn2(self.conv_up(seen_BCHW)) + self.downsample(features_BCHW))
-
-    def fold(self) -> None:
-        """Multiplies the batch norms into the convolutions before them."""
-        _fold_pair(self, "conv_down", "bn1")
-        _fold_pair(self, "conv_up", "bn2")
 
 
 class Branch(nn.Module):
@@ -101,16 +49,22 @@ class Branch(nn.Module):
         self.stages = len(depths)
         channels = stem
         for stage, depth in enumerate(depths):
-            planes, stride = 2 * base << stage, 1 if stage == 0 else 2
+            planes = 2 * base << stage
             layer = nn.Sequential()
             for index in range(depth):
-                stride_here = stride if index == 0 else 1
+                halves = index == 0 < stage
                 layer.append(
-                    AxialBlock(
-                        channels, planes, stride=stride_here, length=length, gated=gated, beyond=beyond
+                    AxialBottleneck(
+                        channels,
+                        planes,
+                        stride=2 if halves else 1,
+                        lengths=(length, length) if length is not None else (None, None),
+                        gated=gated,
+                        positions=length is not None,
+                        beyond=beyond,
                     )
                 )
-                channels, length = 2 * planes, None if length is None else length // stride_here
+                channels, length = EXPANSION * planes, length // 2 if length and halves else length
             self.add_module(f"layer{stage + 1}", layer)
         if self.stages == 4:
             self.decoder1 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)

@@ -98,6 +98,10 @@ class PositionSensitiveAttention(nn.Module):
         half = self.planes // self.heads // 2
         return self._attend(qkv[..., :half], qkv[..., half:], 0, folded)
 
+    def takes(self, length: int) -> bool:
+        """Whether lines of that many tokens have positions."""
+        return self.length in (None, length) or self.radius is not None or self.beyond is not None
+
     def queries(self, tokens_BHWC: Tensor) -> Tensor:
         """The queries [B, H, W, A, D] of tokens."""
         half = self.planes // self.heads // 2
@@ -168,7 +172,7 @@ class PositionSensitiveAttention(nn.Module):
     def _stretched(self, keys: int) -> Tensor:
         """The table for lines of so many keys, which are not K."""
         assert self.length is not None
-        if self.beyond is None:
+        if not self.takes(keys):
             raise ValueError(
                 f"attention along the {self.axis} has learned positions for {self.length} tokens "
                 f"and gets {keys}"

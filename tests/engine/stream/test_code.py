@@ -68,6 +68,11 @@ def of_a_view(net: Any, x: Tensor) -> Tensor:
     return net.relu(y) * 2  # type: ignore[no-any-return]
 
 
+def enlarged(pooled: Tensor, factors: tuple[int, int], like: Tensor) -> Tensor:
+    finer = F.interpolate(pooled, scale_factor=factors, mode="bilinear", align_corners=False)
+    return finer[:, :, : like.shape[2], : like.shape[3]]
+
+
 EXACT: dict[str, Code] = {
     "residual": residual,
     "thrown away": thrown_away,
@@ -83,6 +88,12 @@ EXACT: dict[str, Code] = {
     "functions": lambda net, x: F.log_softmax(net.conv(x), dim=1) + F.softplus(net.conv(x)),
     "dropout": lambda net, x: net.drop(F.dropout(net.conv(x), 0.3, training=net.training)),
     "pooling that fits": lambda net, x: F.max_pool2d(F.pad(x, (0, 2, 0, 1)), 2, stride=1, ceil_mode=True),
+    "the mean of cells that the edge cuts": lambda net, x: enlarged(
+        F.avg_pool2d(net.conv(x), (2, 3), ceil_mode=True), (2, 3), x
+    ),
+    "the most of cells that the edge cuts": lambda net, x: enlarged(
+        F.max_pool2d(net.conv(x), 3, ceil_mode=True), (3, 3), x
+    ),
     "only to the right": lambda net, x: F.avg_pool2d(F.pad(x, (0, 2, 0, 2)), 3, stride=1),
     "rounded down": lambda net, x: F.interpolate(net.conv(x), scale_factor=0.5),
 }
@@ -125,7 +136,10 @@ REFUSED: dict[str, tuple[Code, str]] = {
     ),
     "exact and down": (lambda net, x: F.interpolate(x, scale_factor=0.5, mode="nearest-exact"), "down"),
     "dropout that stays on": (lambda net, x: F.dropout(x, 0.5), "drops at random"),
-    "pooling that does not fit": (lambda net, x: F.max_pool2d(x, 2, ceil_mode=True), "ceil_mode"),
+    "pooling that does not fit": (
+        lambda net, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, stride=2, ceil_mode=True),
+        "ceil_mode",
+    ),
 }
 
 

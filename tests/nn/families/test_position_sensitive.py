@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from axialcli.backends.torch_model import fold
 from axialcli.nn.families import relative
 from axialcli.nn.families.position_sensitive import PositionSensitiveAttention
+from tests.nn.families import plain_positions
 from tests.nn.families.naive_positions import line_in_loops
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -102,6 +103,15 @@ def test_lines_beyond_the_table(beyond: str, tokens: int) -> None:
         ]
         long.relative = nn.Parameter(torch.stack(stretched, 1))
         check(module, given, in_loops(long, given))
+
+
+def test_the_plain_formulation_is_the_same() -> None:
+    """What whole networks, and speed, are compared with."""
+    module = layer(length=6)
+    given = torch.randn(1, 2, 6, 5, dtype=torch.float64)
+    weights = module.state_dict()
+    plain = plain_positions.attention(given[0].transpose(1, 2), weights, plain_positions.gathered(weights, 6))
+    torch.testing.assert_close(plain.transpose(1, 2)[None], in_loops(module, given), rtol=0, atol=1e-9)
 
 
 def test_another_length_is_refused_by_default() -> None:
