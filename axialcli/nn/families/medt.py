@@ -36,7 +36,7 @@ class AxialUNetConfig:
     classes: logits. gated: learned scalars before the norms that take positions in or out. picture_size:
     pixels to a side that the tables were learned for, a multiple of 32. unet_base: channels of the stem, 64 s
     with the public code's s = 0.125. unet_depths: blocks of the four stages. beyond: None, for pictures of
-    that size alone, or how positions reach over others, whose sides are multiples of 32.
+    that size alone, or how positions reach over any other.
     """
 
     in_channels: int = 3
@@ -187,7 +187,7 @@ def recognise(weights: Mapping[str, Tensor]) -> Found | None:
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         size=(size, size),
-        multiple=MEDT_SIDE if local else STRIDE,
+        multiple=MEDT_SIDE if local else 1,
         network_stride=STRIDE,
         activation="sigmoid" if logits == 2 else "softmax",
         threshold=1 / (1 + math.exp(-LOGIT)) if logits == 2 else None,

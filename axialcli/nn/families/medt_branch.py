@@ -24,7 +24,8 @@ STEM = 128
 class Branch(nn.Module):
     """Stem, two or four stages of axial blocks, and a decoder that adds them: features at full resolution.
 
-    forward: image_BCHW -> [B, 2 * base, H, W], of sides that are multiples of 4 or 32. stem: channels that
+    forward: image_BCHW -> [B, 2 * base, H, W]. Sides that cannot be halved five times are halved upwards, and
+    what the decoder has too much is cut, where the public code ends in an error. stem: channels that
     the stem ends with. length: tokens to a side of the first stage, None for no positions; every further
     stage has half as many from its second block on. Stages, and decoders, that a branch of two lacks are the
     deep ones: decoder4 and decoder5 are what it has.
@@ -81,10 +82,11 @@ class Branch(nn.Module):
             features_BCHW = self.get_submodule(f"layer{stage + 1}")(features_BCHW)
             skips.append(features_BCHW)
         if self.stages == 4:
-            features_BCHW = _finer(self.decoder1(features_BCHW)) + skips[-1]
+            features_BCHW = _finer(self.decoder1(features_BCHW), skips[-1]) + skips[-1]
         for number, skip_BCHW in zip(range(6 - self.stages, 5), skips[-2::-1], strict=True):
-            features_BCHW = _finer(self.get_submodule(f"decoder{number}")(features_BCHW)) + skip_BCHW
-        return _finer(self.get_submodule("decoder5")(features_BCHW))
+            decoded_BCHW = self.get_submodule(f"decoder{number}")(features_BCHW)
+            features_BCHW = _finer(decoded_BCHW, skip_BCHW) + skip_BCHW
+        return _finer(self.get_submodule("decoder5")(features_BCHW), image_BCHW)
 
     def fold(self) -> None:
         """Multiplies the batch norms of the stem into its convolutions."""
@@ -92,8 +94,10 @@ class Branch(nn.Module):
             _fold_pair(self, f"conv{number}", f"bn{number}")
 
 
-def _finer(features_BCHW: Tensor) -> Tensor:
-    return F.relu(F.interpolate(features_BCHW, scale_factor=2, mode="bilinear", align_corners=False))
+def _finer(features_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:
+    """Twice as fine, and as large as `like`, whose sides may be odd."""
+    finer_BCHW = F.interpolate(features_BCHW, scale_factor=2, mode="bilinear", align_corners=False)
+    return F.relu(finer_BCHW[:, :, : like_BCHW.shape[2], : like_BCHW.shape[3]])
 
 
 def _fold_pair(module: nn.Module, convolution: str, norm: str) -> None:

@@ -17,6 +17,7 @@ from axialcli.config import ClassInfo
 from axialcli.nn import build_network
 from axialcli.nn.families import recognise
 from axialcli.nn.settings import LARGEST
+from tests.engine.stream import test_flow
 from tests.nn.families.made_up import (
     Shapes,
     affine,
@@ -262,15 +263,30 @@ def test_more_classes_are_decided_by_the_largest_logit() -> None:
 @pytest.mark.parametrize("beyond", ["local", "clip", "interpolate"])
 def test_positions_that_reach_beyond_leave_the_trained_size_alone(kind: str, beyond: str) -> None:
     found = found_in(filled(public_keys(kind, 64)))
-    own, other = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 96, 160)
+    own, other, odd = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 96, 160), torch.rand(1, 3, 71, 97)
     plain, reaching = network_of(found), network_of(found, beyond=beyond)
 
     with torch.inference_mode():
         torch.testing.assert_close(reaching(own), plain(own), rtol=0, atol=1e-5)
         assert reaching(other).shape == (1, 1, 96, 160)
+        assert reaching(odd).shape == (1, 1, 71, 97)
         with pytest.raises(ValueError, match="learned positions for 32 tokens"):
             plain(other)
     assert beyond in found.beyond
+
+
+@pytest.mark.parametrize(("height", "width"), [(150, 77), (64, 96)])
+def test_with_local_positions_it_streams_exactly(height: int, width: int) -> None:
+    """Sides that cannot be halved five times are as exact as others."""
+    found = found_in(filled(public_keys("gated", 32)))
+    network = network_of(found, beyond="local").double().requires_grad_(False)
+    fold(network)
+    image_BCHW = test_flow.picture(height, width)
+
+    streamed = test_flow.streamed(network, image_BCHW, 1)
+
+    torch.testing.assert_close(streamed, test_flow.whole(network, image_BCHW), rtol=0, atol=1e-9)
+    assert found.multiple == 1
 
 
 def test_the_local_branch_binds_to_128_pixels() -> None:
