@@ -51,11 +51,7 @@ class ShiftedWindowAttention(nn.Module):
         heads = qkv_BHWC.reshape(*grid, 3, self.num_heads, HEAD_CHANNELS)
         qkv_3NALD = heads.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, self.num_heads, y * x, HEAD_CHANNELS)
         bias_ALL = self._bias(y, x).to(qkv_BHWC.dtype)
-        parts = []
-        for first in range(0, qkv_3NALD.shape[1], MAX_ROWS):
-            q, k, v = qkv_3NALD[:, first : first + MAX_ROWS]
-            parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=bias_ALL))
-        attended_NALD = torch.cat(parts)
+        attended_NALD = _attend_all(qkv_3NALD, bias_ALL)
         moved = attended_NALD.reshape(batch, grid[1], grid[3], self.num_heads, y, x, HEAD_CHANNELS)
         return moved.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, -1)
 
@@ -66,6 +62,16 @@ class ShiftedWindowAttention(nn.Module):
         index_LL = (2 * self.window - 1) * (dy_LL + self.window - 1) + dx_LL + self.window - 1
         table = self.relative_position_bias_table
         return table[index_LL.to(table.device)].permute(2, 0, 1)
+
+
+def _attend_all(qkv_3NALD: Tensor, bias_ALL: Tensor) -> Tensor:
+    """Attention within each of N windows: [N, A, L, D]."""
+    q, k, v = qkv_3NALD.unbind(0)
+    if torch.compiler.is_exporting():
+        # A graph has no loop whose length depends on the batch.
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias_ALL)
+    pieces = zip(*(part.split(MAX_ROWS) for part in (q, k, v)), strict=True)  # type: ignore[no-untyped-call]
+    return torch.cat([F.scaled_dot_product_attention(q, k, v, attn_mask=bias_ALL) for q, k, v in pieces])
 
 
 def _parts(length: int, window: int, shift: int) -> list[tuple[slice, int]]:
