@@ -3,7 +3,7 @@
 Source: Liu et al. 2021 (arXiv 2103.14030): sections 3.1 and 3.3 for the sizes, equation 3 for the blocks,
 equation 4 for the bias by distance. Facts of the layout are those of timm 1.0.31 and of Microsoft's files.
 
-Shapes: B batch, H height, W width, C channels, A heads of D channels each, N windows of L tokens, K classes.
+Shapes: B batch, H height, W width, C channels, K classes.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.errors import ModelError
-from axialcli.nn.attention import MAX_ROWS
 from axialcli.nn.families.found import Found
 from axialcli.nn.families.key_reading import check_three_channels, count_of, shape_of
+from axialcli.nn.families.shifted_windows import HEAD_CHANNELS, ShiftedWindowAttention
 from axialcli.nn.families.vit import Mlp
 
-HEAD_CHANNELS = 32
 PATCH = 4
 STRIDE = 32
 """Pixels per token of the last stage."""
@@ -31,7 +28,7 @@ STRIDE = 32
 MOST_WEIGHTS = 400_000_000
 """In all blocks; the largest published has half as many."""
 
-SIZES = {
+SIZES: dict[tuple[int, tuple[int, ...]], str] = {
     (96, (2, 2, 6, 2)): "T",
     (96, (2, 2, 18, 2)): "S",
     (128, (2, 2, 18, 2)): "B",
@@ -133,7 +130,8 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
 
     def forward(self, tokens_BHWC: Tensor) -> Tensor:
-        pairs = tokens_BHWC.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        batch, height, width, channels = tokens_BHWC.shape
+        pairs = tokens_BHWC.reshape(batch, height // 2, 2, width // 2, 2, channels)
         # [B, H / 2, row, W / 2, column, C], the column before the row.
         return self.reduction(self.norm(pairs.permute(0, 1, 3, 4, 2, 5).flatten(3)))  # type: ignore[no-any-return]
 
@@ -153,71 +151,6 @@ class SwinBlock(nn.Module):
         return tokens_BHWC + self.mlp(self.norm2(tokens_BHWC))  # type: ignore[no-any-return]
 
 
-class ShiftedWindowAttention(nn.Module):
-    """Multi-head attention within windows, with a bias by distance: tokens_BHWC -> the same shape.
-
-    shift: tokens that the windows' grid is moved towards the first token. The public codes turn the picture
-    by that much and mask what comes together from opposite edges; the same without either is windows
-    that the edges cut. Along an axis that is one window long there is no shift, as in the public codes.
-    The table's row of two tokens is (2 window - 1) (dy + window - 1) + dx + window - 1, with dy and dx the
-    query's place less the key's.
-    """
-
-    def __init__(self, channels: int, *, window: int, shift: int) -> None:
-        super().__init__()
-        self.num_heads, self.window, self.shift = channels // HEAD_CHANNELS, window, shift
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, self.num_heads))
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
-
-    def forward(self, tokens_BHWC: Tensor) -> Tensor:
-        qkv_BHWC = self.qkv(tokens_BHWC)
-        rows, columns = (_parts(length, self.window, self.shift) for length in tokens_BHWC.shape[1:3])
-        # Three by three at most: what the edges cut has windows of other sizes.
-        attended_BHWC = torch.cat(
-            [torch.cat([self._attend(qkv_BHWC[:, ys, xs], y, x) for xs, x in columns], 2) for ys, y in rows],
-            1,
-        )
-        return self.proj(attended_BHWC)  # type: ignore[no-any-return]
-
-    def _attend(self, qkv_BHWC: Tensor, y: int, x: int) -> Tensor:
-        """Attention within whole windows of y x x tokens: [B, H, W, 3 C] -> [B, H, W, C]."""
-        batch, height, width = qkv_BHWC.shape[:3]
-        grid = (batch, height // y, y, width // x, x)
-        heads = qkv_BHWC.reshape(*grid, 3, self.num_heads, HEAD_CHANNELS)
-        qkv_3NALD = heads.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, self.num_heads, y * x, HEAD_CHANNELS)
-        bias_ALL = self._bias(y, x).to(qkv_BHWC.dtype)
-        attended_NALD = torch.cat(
-            [
-                F.scaled_dot_product_attention(*part_3NALD, attn_mask=bias_ALL)
-                for part_3NALD in qkv_3NALD.split(MAX_ROWS, 1)
-            ]
-        )
-        moved = attended_NALD.reshape(batch, grid[1], grid[3], self.num_heads, y, x, HEAD_CHANNELS)
-        return moved.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, -1)
-
-    def _bias(self, y: int, x: int) -> Tensor:
-        """The bias [A, L, L] between the L = y x x tokens of a window."""
-        row_L, column_L = torch.arange(y).repeat_interleave(x), torch.arange(x).repeat(y)
-        dy_LL, dx_LL = row_L[:, None] - row_L[None], column_L[:, None] - column_L[None]
-        index_LL = (2 * self.window - 1) * (dy_LL + self.window - 1) + dx_LL + self.window - 1
-        table = self.relative_position_bias_table
-        return table[index_LL.to(table.device)].permute(2, 0, 1)
-
-
-def _parts(length: int, window: int, shift: int) -> list[tuple[slice, int]]:
-    """Where windows of one size lie on an axis of whole windows, and that size."""
-    if shift == 0 or length == window:
-        return [(slice(0, length), window)]
-    # The picture's grid begins at `shift`; what lies before the first whole window is cut.
-    last = length - (window - shift)
-    return [
-        (slice(0, shift), shift),
-        (slice(shift, last), window),
-        (slice(last, length), window - shift),
-    ]
-
-
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {"swin": (SwinConfig, Swin)}
 
 _DERIVED = re.compile(r"layers\.[0-9]+\.blocks\.[0-9]+\.(attn\.relative_position_index|attn_mask)")
@@ -225,7 +158,7 @@ _MERGING = re.compile(r"layers\.([0-9])\.downsample\.")
 
 
 def recognise(weights: Mapping[str, Tensor]) -> Found | None:
-    """A Swin as timm or Microsoft saves it; the latter's mergings belong to the stage before. Raises ModelError."""
+    """A Swin as timm or Microsoft saves it. Raises ModelError."""
     table = "layers.0.blocks.0.attn.relative_position_bias_table"
     if "patch_embed.proj.weight" not in weights or table not in weights:
         return None
@@ -262,6 +195,7 @@ def recognise(weights: Mapping[str, Tensor]) -> Found | None:
 
 
 def _name_of_timm(name: str) -> str:
+    """Microsoft's mergings end a stage, timm's begin the next."""
     if merging := _MERGING.match(name):
         return f"layers.{int(merging[1]) + 1}.downsample.{name[merging.end() :]}"
     return f"head.fc.{name.removeprefix('head.')}" if name in ("head.weight", "head.bias") else name

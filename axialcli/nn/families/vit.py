@@ -91,8 +91,8 @@ class ViT(nn.Module):
                     f"the table of positions is for {pixels}x{pixels}"
                 )
             return self.pos_embed
-        first_11C, rest_1LC = self.pos_embed.split((1, side * side), 1)
-        grid_1CYX = rest_1LC.transpose(1, 2).unflatten(2, (side, side))
+        first_11C = self.pos_embed[:, :1]
+        grid_1CYX = self.pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
         grid_1CHW = F.interpolate(grid_1CYX, (height, width), mode="bicubic", antialias=True)
         return torch.cat((first_11C, grid_1CHW.flatten(2).transpose(1, 2)), 1)
 
