@@ -115,12 +115,14 @@ def show(
 
 def _stream(model: Model | None) -> str:
     """Whether the model can be streamed, and the memory that it takes. None: it carries code."""
-    from axialcli.engine.stream import NotStreamable, stream_facts
+    from axialcli.engine.stream import NotStreamable, not_dense, stream_facts
 
     if model is None:
         return "no, code of its own (run with --trust-model) does not show its operators"
     if model.network is None:
         return f"no, backend '{model.backend}' does not show its operators"
+    if said := not_dense(model.spec):
+        return f"no, {said}"
     try:
         facts = stream_facts(model.network, len(model.spec.input.channels))
     except NotStreamable as refused:

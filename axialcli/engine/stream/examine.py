@@ -26,7 +26,7 @@ def examine(model: Model, size: Size) -> Graph:
 
     Raises NotStreamable.
     """
-    if (said := _not_dense(model.spec)) is not None:
+    if (said := not_dense(model.spec)) is not None:
         raise NotStreamable(said)
     if model.network is None:
         raise NotStreamable(f"backend '{model.backend}' does not show its operators")
@@ -49,7 +49,7 @@ def examine(model: Model, size: Size) -> Graph:
     return graph
 
 
-def _not_dense(spec: ModelSpec) -> str | None:
+def not_dense(spec: ModelSpec) -> str | None:
     """Why a model is no function from each picture to a class of each of its pixels; None where it is one."""
     if spec.task == "classification":
         return "it classifies whole tiles"
