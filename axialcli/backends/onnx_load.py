@@ -56,6 +56,8 @@ def load_onnx(
     model = file.to_bytes()
     with _guard(model, path) as guard:
         spec = _describe(file, guard, hints or ModelHints())
+        if spec.input.takes_volumes:
+            raise ModelError(f"{path}: takes volumes; of .onnx files, axial runs those that take pictures")
         form = _try(guard, file, spec)
     return OnnxModel(model=model, form=form, device=chosen, tensorrt=tensorrt, sha256=file.sha256)
 

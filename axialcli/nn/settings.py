@@ -16,6 +16,7 @@ LARGEST = {
     "skip": 32,
     "window": 64,
     "global_blocks": 8,
+    "z_stride": 2,
 }
 """Of each number, and of the parts of `skip`: far above what runs, and together under 2 GB of weights, so
 that a description of a few bytes cannot ask for more."""
