@@ -101,8 +101,8 @@ class AxialVolumeSegmenter(nn.Module):
         )
         depth2, height2, width2 = feature2_BCDHW.shape[2:]
         fused2_BCDHW = self.fuse2(feature2_BCDHW + coarse2_BCDHW[:, :, :depth2, :height2, :width2])
-        logits2_BDCHW = self.head(fused2_BCDHW).transpose(1, 2)
-        return F.pixel_shuffle(logits2_BDCHW, 2).transpose(1, 2)[:, :, :depth, :height, :width]
+        logits_BKDHW = _shuffled(self.head(fused2_BCDHW))
+        return logits_BKDHW[:, :, :depth, :height, :width]
 
 
 class VolumeBlock(nn.Module):
@@ -135,6 +135,15 @@ class VolumeBlock(nn.Module):
             normed_BDHWC = self.get_submodule(f"norm_{axis}")(tokens_BDHWC)
             tokens_BDHWC = tokens_BDHWC + self.get_submodule(axis)(normed_BDHWC)
         return tokens_BDHWC + self.mlp(self.norm_mlp(tokens_BDHWC))  # type: ignore[no-any-return]
+
+
+def _shuffled(packed_BCDHW: Tensor) -> Tensor:
+    """[B, 4 K, D, H, W] -> [B, K, D, 2 H, 2 W]: four channels in a row are the pixels of a square, row by row.
+
+    torch's own pixel_shuffle does not take volumes in every layout of memory.
+    """
+    squares = packed_BCDHW.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 5, 2, 6, 3)
+    return squares.flatten(3, 4).flatten(4, 5)
 
 
 def _conv_bn_relu(c_in: int, c_out: int, *, stride: tuple[int, int, int] = (1, 1, 1)) -> nn.Sequential:

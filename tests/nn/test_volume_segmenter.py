@@ -179,7 +179,7 @@ def test_any_size_gives_finite_logits_of_the_same_size(
 
 @pytest.mark.parametrize("config", [{}, {"z_stride": 2}, {"depth": 2, "span": 5}], ids=str)
 def test_no_answer_reaches_beyond_the_receptive_field_and_one_reaches_its_end(config: dict[str, Any]) -> None:
-    network = made_of(config).double()
+    network = made_of({"width": (6, 8), **config}).double()
     field = network.receptive_field_px
     reached = 0
     for axis, place in itertools.product((0, 1, 2), (48, 49, 50, 51)):
