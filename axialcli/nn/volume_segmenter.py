@@ -138,7 +138,7 @@ class VolumeBlock(nn.Module):
 
 
 def _shuffled(packed_BCDHW: Tensor) -> Tensor:
-    """[B, 4 K, D, H, W] -> [B, K, D, 2 H, 2 W]: four channels in a row are the pixels of a square, row by row.
+    """[B, 4 K, D, H, W] -> [B, K, D, 2 H, 2 W]: four channels in a row are a square of pixels, row by row.
 
     torch's own pixel_shuffle does not take volumes in every layout of memory.
     """
