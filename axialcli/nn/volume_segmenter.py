@@ -142,8 +142,9 @@ def _shuffled(packed_BCDHW: Tensor) -> Tensor:
 
     torch's own pixel_shuffle does not take volumes in every layout of memory.
     """
-    squares = packed_BCDHW.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 5, 2, 6, 3)
-    return squares.flatten(3, 4).flatten(4, 5)
+    squares = packed_BCDHW.unflatten(1, (-1, 2, 2))  # type: ignore[no-untyped-call] # stubs lack it
+    pixels: Tensor = squares.permute(0, 1, 4, 5, 2, 6, 3)
+    return pixels.flatten(3, 4).flatten(4, 5)
 
 
 def _conv_bn_relu(c_in: int, c_out: int, *, stride: tuple[int, int, int] = (1, 1, 1)) -> nn.Sequential:
