@@ -13,6 +13,7 @@ from axialcli import __version__
 from axialcli.backends import Model
 from axialcli.config import PredictSettings
 from axialcli.engine import (
+    Blocks,
     Stopwatch,
     VolumeEngine,
     ahead,
@@ -55,7 +56,7 @@ def predict_volume(
             VolumeEngine, stack, model, blocks, max_ram_bytes=allowed_bytes(settings), stopwatch=stopwatch
         )
         engine = apart(make)
-    with StackFiles(outputs, _mask_info(slide, stack, model, settings, engine)) as files:
+    with StackFiles(outputs, _mask_info(slide, stack, model, settings, blocks)) as files:
         done, total = 0, stack.size.voxels
         progress(done, total)
         with ahead(engine.parts(), 1, cancel=engine.cancel) as parts:
@@ -138,7 +139,7 @@ def _describe_input(slide: Slide) -> dict[str, Any]:
 
 
 def _mask_info(
-    slide: Slide, stack: Stack, model: Model, settings: PredictSettings, engine: VolumeEngine
+    slide: Slide, stack: Stack, model: Model, settings: PredictSettings, blocks: Blocks
 ) -> MaskInfo:
     georeference = slide.georeference
     decides = [
@@ -147,7 +148,8 @@ def _mask_info(
         stack.level,
         model.sha256,
         hashlib.sha256(model.spec.to_json().encode()).hexdigest(),
-        engine.describe(),
+        # Not the strips that memory asked for: they change nothing.
+        blocks.describe(),
     ]
     return MaskInfo(
         size=stack.size.plane,

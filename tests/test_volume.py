@@ -24,7 +24,7 @@ from PIL import Image
 import axialcli
 from axialcli.backends.torch_model import TorchModel
 from axialcli.cli.app import run
-from axialcli.engine import VolumeEngine
+from axialcli.engine import VolumeEngine, volumes
 from axialcli.errors import ImageError, LimitError, UsageError
 from tests.cli.conftest import command
 from tests.fixtures.volumes import (
@@ -160,6 +160,21 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"store_dtype": "float16", "probs_dtype": "float16"}, "--probs-dtype, --store-dtype"),
     ({"probs": "p.tif", "certify": 3}, "--probs, --certify"),
 ]
+
+
+def test_strips_leave_no_trace_in_the_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volumes, "peak_resident_bytes", lambda: 0)
+    write_ome_stack(tmp_path / "s.tif", stack_of(10, 100, 48))
+    model, block = volume_model(), (8, 32, 48)
+    of_all_rows = 8 * 48 * 100 * 32
+
+    reports = [
+        axialcli.predict(tmp_path / "s.tif", tmp_path / name, model=model, block=block, max_ram_bytes=allowed)
+        for name, allowed in (("a.tif", 1 << 40), ("b.tif", volumes.SPARE_BYTES + of_all_rows // 2))
+    ]
+
+    assert [report["settings"]["strips"] > 1 for report in reports] == [False, True]
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
 @pytest.mark.parametrize(("options", "names"), REFUSED, ids=lambda value: str(value))
