@@ -26,6 +26,9 @@ MASK_TILE = 512
 MIN_TILE, MAX_TILE = 16, 16384
 """Sides of a tile that is run, in pixels."""
 
+MAX_BLOCK = 4096
+"""The longest side of a block of a volume, in voxels."""
+
 MAX_WINDOWS = 1000
 """More windows than this say no more about a slide."""
 
@@ -95,7 +98,8 @@ class PredictSettings:
     for the model's receptive field, None for 64, or less where the tile is small or the model's own, or
     0 for a model that classifies whole tiles: there a tile reaches so far beyond the pixel of the mask
     that it answers. blend: how tiles share the pixels. batch: tiles at once, None for what suits the
-    device. max_ram_bytes: None for half of the machine's memory, and of a GPU's nearly all that is
+    device. block: of a model of volumes, depth, height and width in voxels; None for 32 x 256 x 256.
+    max_ram_bytes: None for half of the machine's memory, and of a GPU's nearly all that is
     free. level or mpp: the resolution to predict at; neither: the model's own.
     mpp_override: microns per pixel of level 0, instead of what the file says. channels, z: 0-based.
     palette: colours in the mask, None where the layout's readers honour them.
@@ -110,6 +114,7 @@ class PredictSettings:
     overlap: int | Literal["auto"] | None = None
     blend: Blend = "gaussian"
     batch: int | None = None
+    block: tuple[int, int, int] | None = None
     max_ram_bytes: int | None = None
     level: int | None = None
     mpp: float | None = None
@@ -139,6 +144,10 @@ class PredictSettings:
         if not MIN_TILE <= self.tile <= MAX_TILE:
             raise UsageError(f"--tile is {self.tile}: choose {MIN_TILE} to {MAX_TILE} pixels")
         self._check_overlap()
+        if self.block is not None and not all(1 <= side <= MAX_BLOCK for side in self.block):
+            raise UsageError(
+                f"--block is {'x'.join(map(str, self.block))}: its sides go from 1 to {MAX_BLOCK}"
+            )
         if self.max_ram_bytes is not None and self.max_ram_bytes <= 0:
             raise UsageError("--max-ram is 0: give the memory to stay below, such as 1.5G")
         if self.batch is not None and not 1 <= self.batch <= 4096:
@@ -152,5 +161,5 @@ class PredictSettings:
             return
         if isinstance(self.overlap, str):
             raise UsageError(f"--overlap is '{self.overlap}': give a number of pixels, or auto")
-        if self.overlap < 0 or 2 * self.overlap >= self.tile:
+        if self.overlap < 0 or (self.block is None and 2 * self.overlap >= self.tile):
             raise UsageError(f"--overlap is {self.overlap}: it has to be below half of --tile ({self.tile})")

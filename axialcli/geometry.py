@@ -1,7 +1,7 @@
 """Boxes, blocks and georeferences: the plain geometry that every floor shares.
 
 Coordinates are (y, x) in pixels; boxes are half open.
-Shapes: H height, W width, K classes.
+Shapes: D depth, H height, W width, K classes.
 """
 
 from __future__ import annotations
@@ -70,6 +70,23 @@ class Box(NamedTuple):
         )
 
 
+class VolumeSize(NamedTuple):
+    """Depth (planes), height and width in voxels."""
+
+    depth: int
+    height: int
+    width: int
+
+    @property
+    def plane(self) -> Size:
+        """Height and width of each plane."""
+        return Size(self.height, self.width)
+
+    @property
+    def voxels(self) -> int:
+        return self.depth * self.height * self.width
+
+
 def whole(size: Size) -> Box:
     """The box of a whole picture."""
     return Box(0, 0, size.height, size.width)
@@ -118,6 +135,18 @@ class Block:
     labels_HW: NDArray[np.uint8]
     probs_KHW: NDArray[np.float32] | None = None
     windows: tuple[tuple[Box, NDArray[np.float32]], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumePart:
+    """Finished rows of finished planes of a volume, over its whole width.
+
+    labels_DHW: uint8 class indices, from plane `z0` and row `y0` on.
+    """
+
+    z0: int
+    y0: int
+    labels_DHW: NDArray[np.uint8]
 
 
 class Affine(NamedTuple):

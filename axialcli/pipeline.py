@@ -49,6 +49,7 @@ from axialcli.output import (
     earlier_plan,
     partial_folder,
 )
+from axialcli.volume import predict_volume
 
 UUID_KEYS = ("input", "slide", "view", "model", "description", "settings")
 """What the mask's UUID is made of."""
@@ -58,7 +59,7 @@ logger = logging.getLogger("axial")
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is: finished and all pixels of the mask."""
+    """How far a run is: finished and all pixels of the mask, of a stack in all planes."""
 
     done_px: int
     total_px: int
@@ -85,11 +86,12 @@ def predict(
     """Predicts a slide and writes its mask; the same call after a kill continues where it was.
 
     slide: a path, or an open Slide, which then has its channels, plane and resolution already. out:
-    the mask, a TIFF. model: a name, a model file, or a loaded Model; device, dtype, backend, hints and
-    trust_model say how a file is loaded, see `load_model`. probs, overlay: more files to write. csv: the
-    table of a classifier's tiles. heatmaps: classes, by name or number, and a .tif or .png for each. force:
-    overwrite. settings: the fields of PredictSettings. Returns the run report, which also lies beside
-    the mask as OUT.json. Raises an AxialError; OUT is then absent or as it was.
+    the mask, a TIFF; of a model that takes volumes a stack, see `predict_volume`. model: a name, a model
+    file, or a loaded Model; device, dtype, backend, hints and trust_model say how a file is loaded, see
+    `load_model`. probs, overlay: more files to write. csv: the table of a classifier's tiles. heatmaps:
+    classes, by name or number, and a .tif or .png for each. force: overwrite. settings: the fields of
+    PredictSettings. Returns the run report, which also lies beside the mask as OUT.json. Raises an
+    AxialError; OUT is then absent or as it was.
     """
     chosen, stopwatch = PredictSettings(**settings), Stopwatch()
     check_scratch(chosen.scratch)
@@ -119,11 +121,29 @@ def predict(
             }
             with stopwatch.stage("load"):
                 model = apart(partial(load_model, model, **how))
+        if model.spec.input.takes_volumes:
+            return predict_volume(slide, model, outputs, chosen, _counting(progress), stopwatch)
+        _one_plane(slide, model, chosen)
         with stopwatch.stage("plan"):
             run = apart(
                 partial(_Run, slide, model, outputs, chosen, progress or (lambda state: None), stopwatch)
             )
         return run.report()
+
+
+def _counting(progress: Callable[[Progress], None] | None) -> Callable[[int, int], None]:
+    """The same, for who counts in plain numbers."""
+    if progress is None:
+        return lambda done, total: None
+    return lambda done, total: progress(Progress(done_px=done, total_px=total))
+
+
+def _one_plane(slide: Slide, model: Model, settings: PredictSettings) -> None:
+    """Warns where a model of pictures sees one of many planes. Raises UsageError for a block."""
+    if settings.block is not None:
+        raise UsageError(f"--block is for models of volumes, '{model.spec.name}' takes pictures: use --tile")
+    if slide.chose_plane is not None:
+        logger.warning("%s: %s", slide.path, slide.chose_plane)
 
 
 class _Run:

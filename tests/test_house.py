@@ -32,7 +32,8 @@ MAY_IMPORT = {
     # Engines are handed a Model, whose type is the backends'.
     "engine": {"nn", "image", "backends"} | GROUND,
     "backends": {"nn", "image"} | GROUND,
-    "pipeline": {"image", "engine", "output", "backends"} | GROUND,
+    "volume": {"image", "engine", "output", "backends"} | GROUND,
+    "pipeline": {"volume", "image", "engine", "output", "backends"} | GROUND,
     "bench": {"pipeline"} | BELOW_PIPELINE | GROUND,
     "evaluate": {"pipeline"} | BELOW_PIPELINE | GROUND,
     "cluster": {"pipeline"} | BELOW_PIPELINE | GROUND,

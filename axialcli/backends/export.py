@@ -73,6 +73,8 @@ def export(
     """
     if opset not in OPSETS:
         raise UsageError(f"--opset is {opset}: choose {OPSETS.start} to {OPSETS.stop - 1}")
+    if model.spec.input.takes_volumes:
+        raise ModelError(f"model '{model.spec.name}' takes volumes: it is run by torch alone, not exported")
     number = torch.float16 if dtype == "float16" else torch.float32
     spec = _spec(model.spec, static=static, pixels=pixels)
     network = _Graph(model, pixels=pixels).to(number)

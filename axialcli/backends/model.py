@@ -1,6 +1,7 @@
 """Model: images in, probabilities out, whatever runs the network.
 
-Shapes: B batch, C channels, H height, W width, K classes.
+Shapes: B batch, C channels, H height, W width, K classes. A model of volumes has the depth D before H,
+wherever H is named.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Model(ABC):
         mean, std = (torch.tensor(v, dtype=torch.float32) for v in (spec.input.mean, spec.input.std))
         self._scale_C = (1 / std).to(device)
         self._shift_C = (-mean / std).to(device)
+        if spec.input.takes_volumes:
+            self.memory_format = torch.channels_last_3d
 
     @abstractmethod
     def run(self, images_BCHW: Tensor) -> Tensor:
@@ -101,7 +104,10 @@ class Model(ABC):
         return torch.cat((1 - p_BKHW, p_BKHW), 1)
 
     def decide(self, probs_KHW: Tensor) -> Tensor:
-        """The class of each pixel, uint8 [H, W], by the model's decision rule; ties go to the lower class."""
+        """The class of each pixel, uint8 [H, W], by the model's decision rule; ties go to the lower class.
+
+        Of a volume, one plane at a time.
+        """
         if self.spec.output.threshold is not None:
             return (probs_KHW[1] >= self.spec.output.threshold).to(torch.uint8)
         if len(probs_KHW) == 2:
@@ -115,6 +121,12 @@ class Model(ABC):
 
         Grey is replicated for a model of three channels. Raises ModelError for wrong channels or dtype.
         """
+        axes = 3 if self.spec.input.takes_volumes else 2
+        if images_BCHW.ndim != axes + 2:
+            raise ModelError(
+                f"model '{self.spec.name}' takes {'volumes' if axes == 3 else 'pictures'}, "
+                f"and not arrays of {images_BCHW.ndim} axes"
+            )
         wanted, given = len(self.spec.input.channels), images_BCHW.shape[1]
         if given not in (wanted, 1) or (given == 1 and wanted not in (1, 3)):
             raise ModelError(
@@ -123,7 +135,8 @@ class Model(ABC):
             )
         if images_BCHW.dtype not in FULL_SCALE:
             raise ModelError(f"pixels of type {images_BCHW.dtype} are not supported")
-        scale_CHW = (self._scale_C / FULL_SCALE[images_BCHW.dtype])[:, None, None]
+        ones = [1] * axes
+        scale_CHW = (self._scale_C / FULL_SCALE[images_BCHW.dtype]).view(-1, *ones)
         images_BCHW = images_BCHW.to(self.device, non_blocking=True)
         if images_BCHW.dtype == torch.uint16:
             images_BCHW = images_BCHW.to(torch.int32)
@@ -131,7 +144,8 @@ class Model(ABC):
         if images_BCHW.is_floating_point():
             values_BCHW = values_BCHW.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         values_BCHW = values_BCHW * scale_CHW
-        return values_BCHW.add_(self._shift_C[:, None, None]).to(self.dtype, memory_format=self.memory_format)
+        values_BCHW.add_(self._shift_C.view(-1, *ones))
+        return values_BCHW.to(self.dtype, memory_format=self.memory_format)
 
 
 def _tensor(images_BCHW: NDArray[np.generic]) -> Tensor:

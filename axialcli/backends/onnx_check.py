@@ -61,6 +61,8 @@ PIXELS: dict[int, str] = {
     TensorProto.UINT8: "uint8",
 }
 
+TAKES_VOLUMES = "takes volumes; of .onnx files, axial runs those that take pictures"
+
 
 def messages(root: Message) -> Iterator[Message]:
     """Every message within, itself included, wherever it hides: subgraphs, attributes, functions.
@@ -148,6 +150,8 @@ def image_input(model: onnx.ModelProto, where: str) -> onnx.ValueInfoProto:
             f"{where}: its input has type {tensor.elem_type}; float32, float16 and uint8 are read"
         )
     sides = [side.dim_value for side in tensor.shape.dim]
+    if len(sides) == 5:
+        raise ModelError(f"{where}: {TAKES_VOLUMES}")
     if tensor.HasField("shape") and (len(sides) != 4 or any(not 0 <= side <= MAX_SIDE for side in sides)):
         raise ModelError(
             f"{where}: its input has the shape {sides!s:.60}; four axes up to {MAX_SIDE} are read"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from axialcli.backends.foreign import describe_foreign
 from axialcli.backends.model_file import spec_of
 from axialcli.backends.onnx_answer import AnswerForm, read_form
-from axialcli.backends.onnx_check import PIXELS, image_input
+from axialcli.backends.onnx_check import PIXELS, TAKES_VOLUMES, image_input
 from axialcli.backends.onnx_file import OnnxFile, read_onnx
 from axialcli.backends.onnx_guard import Guard, GuardLimits
 from axialcli.backends.onnx_model import OnnxModel
@@ -56,6 +56,8 @@ def load_onnx(
     model = file.to_bytes()
     with _guard(model, path) as guard:
         spec = _describe(file, guard, hints or ModelHints())
+        if spec.input.takes_volumes:
+            raise ModelError(f"{path}: {TAKES_VOLUMES}")
         form = _try(guard, file, spec)
     return OnnxModel(model=model, form=form, device=chosen, tensorrt=tensorrt, sha256=file.sha256)
 

@@ -17,6 +17,8 @@ FORMAT = 1
 METADATA_KEY = "axial"
 MAX_STRIDE = 4096
 MAX_SIZE = 16384
+VOLUMES = "NCDHW"
+"""The order of axes of a network that takes volumes: D is the depth, the planes of a stack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,9 @@ class InputSpec:
     network sees (value / full scale - mean) / std; full scale is 255 for uint8 and float, 65535 for
     uint16. mpp: the resolution to resample to, in microns per pixel, or None where any will do.
     mpp_range: resolutions that need no resampling; contains mpp. layout: the order of the network's axes,
-    "NCHW" or "NHWC". size: height and width, where the network takes no other. multiple: heights and
-    widths have to be multiples of it; what a tile lacks is filled by repeating its last row and column.
+    "NCHW" or "NHWC", or "NCDHW" of a network that takes volumes, whose mpp is that of height and width.
+    size: height and width, where the network takes no other. multiple: heights and widths have to be
+    multiples of it; what a tile lacks is filled by repeating its last row and column.
     """
 
     channels: tuple[str, ...]
@@ -39,6 +42,11 @@ class InputSpec:
     layout: str = "NCHW"
     size: tuple[int, int] | None = None
     multiple: int = 1
+
+    @property
+    def takes_volumes(self) -> bool:
+        """Whether the network takes whole stacks of planes, and not pictures."""
+        return self.layout == VOLUMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +98,8 @@ class ModelSpec:
             raise ModelError(f"model '{self.name}': an architecture has no setting 'architecture'")
         if not 1 <= self.network_stride <= MAX_STRIDE or not 1 <= self.output.stride <= MAX_STRIDE:
             raise ModelError(f"model '{self.name}': strides are whole numbers from 1 to {MAX_STRIDE}")
+        if self.input.takes_volumes:
+            self._check_volumes()
         if self.receptive_field_px is not None and self.receptive_field_px < 0:
             raise ModelError(f"model '{self.name}': a receptive field has 0 pixels or more")
 
@@ -104,8 +114,10 @@ class ModelSpec:
             raise ModelError(f"model '{self.name}': std is {self.input.std}; it goes from 1e-6 to 1e6")
         if mpp is not None and not 0 < mpp < math.inf:
             raise ModelError(f"model '{self.name}': mpp is {mpp}, not a resolution above 0")
-        if self.input.layout not in get_args(InputLayout):
-            raise ModelError(f"model '{self.name}': layout '{self.input.layout}' is neither NCHW nor NHWC")
+        if self.input.layout not in (*get_args(InputLayout), VOLUMES):
+            raise ModelError(
+                f"model '{self.name}': layout '{self.input.layout}' is none of NCHW, NHWC and {VOLUMES}"
+            )
         if not 1 <= self.input.multiple <= MAX_STRIDE:
             raise ModelError(f"model '{self.name}': multiple is a whole number from 1 to {MAX_STRIDE}")
         if self.input.size is not None and not all(1 <= side <= MAX_SIZE for side in self.input.size):
@@ -117,6 +129,12 @@ class ModelSpec:
             raise ModelError(
                 f"model '{self.name}': mpp_range is {mpp_range}; it contains mpp ({mpp}), in order"
             )
+
+    def _check_volumes(self) -> None:
+        if self.task != "segmentation" or self.output.stride != 1:
+            raise ModelError(f"model '{self.name}': of volumes, only segmentation of every voxel is run")
+        if self.input.size is not None or self.input.multiple != 1:
+            raise ModelError(f"model '{self.name}': a model of volumes takes any size, or it is not run")
 
     def _check_output(self) -> None:
         threshold = self.output.threshold

@@ -21,6 +21,11 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PROBE = 16
 """Side of the picture that a new network is tried on, in pixels, where it takes any."""
 
+PROBE_DEPTH = 3
+"""Planes of the volume that a new network is tried on."""
+
+CONVOLUTIONS, BATCH_NORMS = (nn.Conv2d, nn.Conv3d), (nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 class TorchModel(Model):
     """A network of our own, in evaluation mode, batch norms folded into the convolutions."""
@@ -44,7 +49,7 @@ class TorchModel(Model):
         fold(network.eval())
         check_output(network, spec, where)
         self.network = network.to(device, dtype).requires_grad_(False)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # stubs lack it
+        self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # stubs lack it
 
     def run(self, images_BCHW: Tensor) -> Tensor:
         return self.network(images_BCHW)  # type: ignore[no-any-return]
@@ -67,17 +72,19 @@ def check_output(network: nn.Module, spec: ModelSpec, where: str) -> None:
     all) and pixel, or of a classifier per picture, as the description says, and all of them are finite.
     """
     channels, side = len(spec.input.channels), spec.input.multiple * -(-PROBE // spec.input.multiple)
-    height, width = spec.input.size or (side, side)
+    sides: tuple[int, ...] = spec.input.size or (side, side)
+    if spec.input.takes_volumes:
+        sides = (PROBE_DEPTH, *sides)
     logits = 1 if spec.output.activation == "sigmoid" else len(spec.classes)
     try:
         with memory_is_a_limit(), torch.inference_mode():
-            answer = network(torch.zeros(1, channels, height, width))
+            answer = network(torch.zeros(1, channels, *sides))
     except (RuntimeError, ValueError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"{where}: the network does not take {channels} channels ({reason:.80})") from error
     per_picture = answer.ndim == 2
     unit = "picture" if per_picture else "pixel"
-    if answer.shape != ((1, logits) if per_picture else (1, logits, height, width)):
+    if answer.shape != ((1, logits) if per_picture else (1, logits, *sides)):
         raise ModelError(
             f"{where}: the network answers {answer.shape[1]} logits a {unit}, "
             f"{len(spec.classes)} classes with {spec.output.activation} need {logits}"
@@ -135,6 +142,6 @@ def fold_batch_norms(network: nn.Module) -> None:
         names = list(module._modules)
         for first, second in pairwise(names):
             convolution, norm = module._modules[first], module._modules[second]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(convolution, CONVOLUTIONS) and isinstance(norm, BATCH_NORMS):
                 module._modules[first] = fuse_conv_bn_eval(convolution, norm)
                 module._modules[second] = nn.Identity()

@@ -119,6 +119,8 @@ def _stream(model: Model | None) -> str:
 
     if model is None:
         return "no, code of its own (run with --trust-model) does not show its operators"
+    if model.spec.input.takes_volumes:
+        return "no, it takes volumes, which run in overlapping blocks"
     if model.network is None:
         return f"no, backend '{model.backend}' does not show its operators"
     if said := not_dense(model.spec):

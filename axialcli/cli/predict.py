@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +68,13 @@ def predict(
         str, typer.Option(help="gaussian, linear, mean or crop (keep the centre).")
     ] = "gaussian",
     batch: Annotated[int | None, typer.Option(help="Tiles at once. Default: what suits the device.")] = None,
+    block: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DxHxW",
+            help="Of a model of volumes: planes, height and width that it sees at once. Default: 32x256x256.",
+        ),
+    ] = None,
     background: Annotated[
         str, typer.Option(help="Blank glass to skip: off, auto, or colour and tolerance: #f4f4f4:6.")
     ] = "off",
@@ -126,7 +134,8 @@ def predict(
 ) -> None:
     """Predict a slide and write its mask as a pyramidal TIFF.
 
-    A run that was interrupted continues when the same command is given again. OUT.json beside the
+    A model of volumes sees all planes of a stack and writes a stack. A run that was interrupted continues
+    (of a volume: starts again) when the same command is given again. OUT.json beside the
     mask says what was done.
     """
     settings: dict[str, Any] = {
@@ -139,6 +148,7 @@ def predict(
         "overlap": _parse_overlap(overlap),
         "blend": blend,
         "batch": batch,
+        "block": _parse_block(block),
         "max_ram_bytes": None if max_ram is None else parse_bytes(max_ram),
         "level": level,
         "mpp": mpp,
@@ -169,7 +179,9 @@ def predict(
     show_messages()
     with open_slide(slide, **selection) as opened:
         for text in opened.warnings:
-            logging.getLogger("axial").warning("%s: %s", slide, text)
+            # Whether one plane is chosen depends on the model; the pipeline says so.
+            if text != opened.chose_plane:
+                logging.getLogger("axial").warning("%s: %s", slide, text)
         for name, value in WAITING.items():
             os.environ.setdefault(name, value)
         from axialcli import pipeline
@@ -202,6 +214,16 @@ def _parse_channels(text: str | None) -> tuple[int, ...] | None:
         raise UsageError(f"--channels is '{text}': write numbers such as 0,1,2") from None
 
 
+def _parse_block(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})x(\d{1,5})", text)
+    if match is None:
+        raise UsageError(f"--block is '{text}': write DxHxW such as 32x256x256")
+    depth, height, width = map(int, match.groups())
+    return depth, height, width
+
+
 def _parse_overlap(text: str | None) -> int | str | None:
     if text is None or text == "auto":
         return text
@@ -221,10 +243,11 @@ def _parse_heatmaps(texts: list[str]) -> list[tuple[str, Path]]:
 
 def _summary(report: dict[str, Any]) -> str:
     """The mask's path and size, a line per class, and what was certified."""
-    height, width = report["output"]["size"]
-    lines = [
-        f"{printable(report['output']['path'])}: {width} x {height} pixels, model {report['model']['name']}"
-    ]
+    *depth, height, width = report["output"]["size"]
+    size = f"{width} x {height} x {depth[0]} voxels" if depth else f"{width} x {height} pixels"
+    lines = [f"{printable(report['output']['path'])}: {size}, model {report['model']['name']}"]
+    if depth:
+        return "\n".join([*lines, *map(_class_volume, report["classes"])])
     if answer := report["answer"]:
         share = answer["probabilities"][answer["class"]]
         return f"{lines[0]}\n  {printable(answer['class'])}, probability {share:.4f}"
@@ -240,3 +263,8 @@ def _summary(report: dict[str, Any]) -> str:
             "of the pixels have another class"
         )
     return "\n".join(lines)
+
+
+def _class_volume(entry: dict[str, Any]) -> str:
+    volume = "" if entry["volume_um3"] is None else f", {entry['volume_um3'] / 1e9:.6g} mm3"
+    return f"  {entry['name']}: {100 * entry['share']:.2f} %{volume}"

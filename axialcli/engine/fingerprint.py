@@ -14,6 +14,7 @@ from axialcli.engine.find_background import FoundBackground
 from axialcli.image import Slide, SlideView
 
 ELSEWHERE = (
+    "block",
     "engine",
     "max_ram_bytes",
     "scratch",
@@ -25,7 +26,7 @@ ELSEWHERE = (
 )
 """Settings that are no part of a mask's fingerprint: the engine that was chosen stands there by itself,
 so does the plan that was made for the memory, probabilities have a journal of their own, the slide says
-what it was opened with, and the others do not decide a byte."""
+what it was opened with, volumes are not continued, and the others do not decide a byte."""
 
 
 def fingerprint(

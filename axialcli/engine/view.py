@@ -8,7 +8,7 @@ import math
 from axialcli.backends import Model
 from axialcli.backends.spec import InputSpec
 from axialcli.config import PredictSettings
-from axialcli.image import Slide, SlideView
+from axialcli.image import Slide, SlideView, Stack
 
 SAME_MPP = 0.02
 """Resolutions that differ by less than this share need no resampling."""
@@ -64,6 +64,25 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
             _range(wanted),
         )
     return slide.view(mpp=wanted.mpp)
+
+
+def choose_volume(slide: Slide, model: Model, settings: PredictSettings) -> Stack:
+    """The planes that a model of volumes sees: level 0, or the one that the settings name.
+
+    Volumes are not resampled: warns where the model is made for another resolution. Raises as Stack.
+    """
+    stack, wanted = slide.stack(settings.level or 0), model.spec.input
+    if wanted.mpp is not None and stack.mpp is not None and not _fits(max(stack.mpp), wanted):
+        logger.warning(
+            "%s has %.3g microns per pixel at level %d, and %s is made for %s; volumes are not resampled: "
+            "expect a worse mask",
+            slide.path,
+            max(stack.mpp),
+            stack.level,
+            model.spec.name,
+            _range(wanted),
+        )
+    return stack
 
 
 def _fits(mpp: float, wanted: InputSpec) -> bool:

@@ -5,6 +5,7 @@ from axialcli.image.labels import LabelPicture, open_labels
 from axialcli.image.layout import FoundImage
 from axialcli.image.opening import open_slide
 from axialcli.image.slide import Level, Slide
+from axialcli.image.stack import Stack
 from axialcli.image.view import SlideView
 from axialcli.image.work import Counts
 
@@ -15,6 +16,7 @@ __all__ = [
     "Level",
     "Slide",
     "SlideView",
+    "Stack",
     "describe",
     "describe_counts",
     "describe_input",

@@ -15,6 +15,8 @@ def describe(slide: Slide) -> dict[str, Any]:
         "path": str(slide.path),
         "format": slide.format,
         "size": list(slide.size),
+        "planes": slide.depth,
+        "spacing_um": slide.spacing_um,
         "channels": slide.channels,
         "dtype": str(slide.dtype),
         "mpp": list(slide.mpp) if slide.mpp else None,

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from axialcli.errors import ImageError
 from axialcli.image.layout import Layout, LevelPages, PagePlane, largest, level_of, pyramid, same_pixels, walk
-from axialcli.image.scale import NO_SCALE, Scale, from_resolution, from_unit
+from axialcli.image.scale import (
+    NO_SCALE,
+    UM_PER_UNIT,
+    Scale,
+    believed_spacing,
+    from_resolution,
+    from_unit,
+    to_number,
+    unit_name,
+)
 from axialcli.image.tiff import HINT, Tiff
 
 
@@ -61,7 +70,13 @@ def find_imagej(tiff: Tiff) -> Layout:
         why="it is the only one" if len(tiff.pages) == 1 else "it is the stack that ImageJ describes",
         roles={page.name: "main" for page in tiff.pages},
         warnings=warnings,
+        spacing_um=believed_spacing(to_number(facts.get("spacing")) * _um(facts)),
     )
+
+
+def _um(facts: dict[str, str]) -> float:
+    """Microns per unit of the distance between planes; 0 where the unit is not known."""
+    return UM_PER_UNIT.get(unit_name(facts.get("zunit", facts.get("unit", ""))), 0.0)
 
 
 def _count(facts: dict[str, str], key: str) -> int:

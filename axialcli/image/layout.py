@@ -44,7 +44,10 @@ class FoundImage:
 
 @dataclass(kw_only=True)
 class Layout:
-    """A file as a finder understood it. `why` ends the sentence that says what was chosen."""
+    """A file as a finder understood it.
+
+    why: ends the sentence that says what was chosen. spacing_um: from one plane of a stack to the next.
+    """
 
     format: str
     levels: list[LevelPages]
@@ -54,6 +57,7 @@ class Layout:
     warnings: list[str] = field(default_factory=list)
     missing_is_white: bool = False
     default_z: int | None = None
+    spacing_um: float | None = None
 
 
 def found_images(pages: Iterable[Page], roles: dict[str, str]) -> tuple[FoundImage, ...]:

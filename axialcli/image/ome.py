@@ -10,7 +10,15 @@ from xml.etree.ElementTree import Element
 from axialcli.errors import ImageError
 from axialcli.image.layout import Layout, LevelPages, PagePlane, reduces, same_pixels
 from axialcli.image.page import Page
-from axialcli.image.scale import NO_SCALE, UM_PER_UNIT, Scale, believed, from_resolution, to_number
+from axialcli.image.scale import (
+    NO_SCALE,
+    UM_PER_UNIT,
+    Scale,
+    believed,
+    believed_spacing,
+    from_resolution,
+    to_number,
+)
 from axialcli.image.tiff import Tiff
 from axialcli.image.xml import children, parse
 
@@ -96,6 +104,7 @@ def find_ome(tiff: Tiff, opened: list[Tiff]) -> Layout:
         why=why if len(images) > 1 else "it is the only one that OME-XML describes",
         roles=roles,
         warnings=[f"{main.times} points in time: the first is read"] if main.times > 1 else [],
+        spacing_um=believed_spacing(_physical_um(main, "Z")),
     )
 
 
@@ -200,10 +209,13 @@ def _levels(tiff: Tiff, image: _Image) -> list[LevelPages]:
 
 def _scale(image: _Image) -> Scale:
     page = image.planes[0, 0]
-    values = []
-    for axis in "YX":
-        um = UM_PER_UNIT.get(image.pixels.get(f"PhysicalSize{axis}Unit", "µm").lower(), 0.0)
-        values.append(to_number(image.pixels.get(f"PhysicalSize{axis}")) * um)
+    values = [_physical_um(image, axis) for axis in "YX"]
     if 0 not in values:
         return believed(values[0], values[1], "OME's PhysicalSize")
     return from_resolution(page) if page.tags.get(282) else NO_SCALE
+
+
+def _physical_um(image: _Image, axis: str) -> float:
+    """Microns from one pixel or plane to the next along X, Y or Z; 0 where the XML does not say so."""
+    um = UM_PER_UNIT.get(image.pixels.get(f"PhysicalSize{axis}Unit", "µm").lower(), 0.0)
+    return to_number(image.pixels.get(f"PhysicalSize{axis}")) * um

@@ -131,4 +131,5 @@ def _raster(picture: RasterPicture, channels: Sequence[int] | None, z: int | Non
         images=(FoundImage(role="main", size=picture.size, channels=picture.channels, directory="0"),),
         close=picture.close,
         files=(),
+        source=lambda level, z: source,
     )

@@ -49,6 +49,11 @@ def believed(y: float, x: float, source: str) -> Scale:
     return Scale((y, x), source)
 
 
+def believed_spacing(um: float) -> float | None:
+    """Microns between two planes of a stack, where it is a distance that they can have: 1 nm to 1 mm."""
+    return um if math.isfinite(um) and 1e-3 <= um <= 1e3 else None
+
+
 def from_resolution(page: Page) -> Scale:
     """From tags 282, 283 and 296: pixels per inch or per centimetre."""
     x, y = _ratio(page.tags.get(282)), _ratio(page.tags.get(283))
@@ -70,11 +75,15 @@ def from_density(y: float, x: float, *, per_cm: bool, source: str) -> Scale:
 def from_unit(page: Page, unit: str, source: str) -> Scale:
     """From tags 282 and 283 as pixels per `unit`, the way ImageJ writes them."""
     x, y = _ratio(page.tags.get(282)), _ratio(page.tags.get(283))
-    name = unit.replace("\\u00B5", "µ").strip().lower()
-    um = UM_PER_UNIT.get(name)
+    um = UM_PER_UNIT.get(unit_name(unit))
     if um is None or not x or not y:
         return NO_SCALE
     return believed(um / y, um / x, source)
+
+
+def unit_name(unit: str) -> str:
+    """A unit as UM_PER_UNIT names it; ImageJ escapes the letter µ."""
+    return unit.replace("\\u00B5", "µ").strip().lower()
 
 
 def number_after(pattern: str, text: str) -> float | None:

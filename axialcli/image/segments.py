@@ -71,9 +71,12 @@ class TiffLevel:
         counts: Counts,
         cache: SegmentCache,
         workers: Workers,
+        z: int = 0,
     ) -> None:
+        """z: which plane of a stack these are, in a cache that all of them share."""
         page = planes[0].page
         self.number = number
+        self._z = z
         self.size = size
         self.segment = page.segment
         self.compression = CODECS[page.compression]
@@ -112,7 +115,7 @@ class TiffLevel:
         keep_below = box.y1 - self._learned_border(box)
         largest = max(plane.page.segment_bytes for plane in self._planes)
         kept_bytes = sum(self._cached_bytes(job) for job in segments if self._bottom(job) > keep_below)
-        held = self._cache.take(((self.number, *job) for job in segments), kept_bytes)
+        held = self._cache.take(((self.number, self._z, *job) for job in segments), kept_bytes)
         # Patches are asked for again in any order; what a wide band has passed is not.
         patch = len(segments) <= _PATCH_SEGMENTS
 
@@ -121,7 +124,7 @@ class TiffLevel:
             file_s = decode_s = 0.0
             try:
                 for job in jobs:
-                    key = (self.number, *job)
+                    key = (self.number, self._z, *job)
                     channels = held.get(key)
                     if channels is None:
                         began = time.perf_counter()

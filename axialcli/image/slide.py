@@ -22,6 +22,7 @@ from axialcli.image.assemble import Assembled
 from axialcli.image.cache import SegmentCache
 from axialcli.image.layout import FoundImage
 from axialcli.image.segments import LevelSource
+from axialcli.image.stack import Stack
 from axialcli.image.view import SlideView, level_view, mpp_view, thumbnail
 from axialcli.image.work import Counts, Workers
 
@@ -43,7 +44,9 @@ class Slide:
 
     path, format: the file and what kind it is (svs, ndpi, philips, scn, qptiff, ome, imagej, geotiff,
     generic, png, jpeg). levels: from large to small. size: of level 0. channels, dtype: of what `read`
-    returns. mpp: microns per pixel of level 0 as (y, x), or None; mpp_source: where from, or why not.
+    returns. depth: planes of the stack, 1 without one; `chose_plane` is the warning where one of several was
+    chosen. spacing_um: microns between two of them, or None. mpp: microns per pixel of level 0 as (y, x), or
+    None; mpp_source: where from, or why not.
     georeference: GeoTIFF's tags. orientation: TIFF's tag 274, not applied. chosen: one sentence on
     which image was chosen and why; images: all that were found. counts: what was done so far.
     selection: `channels`, `z` and `mpp_override` as they were given to `open_slide`, fit for JSON.
@@ -69,14 +72,18 @@ class Slide:
         self.dtype = made.dtype
         self.mpp = made.scale.mpp
         self.mpp_source = made.scale.source
+        self.depth = made.depth
+        self.spacing_um = made.spacing_um
         self.georeference: GeoReference | None = made.georeference
         self.orientation = made.orientation
-        self.warnings: tuple[str, ...] = tuple(made.warnings)
+        self.chose_plane = made.chose_plane
+        self.warnings: tuple[str, ...] = (*made.warnings, *filter(None, [made.chose_plane]))
         self.chosen = made.chosen
         self.images: tuple[FoundImage, ...] = made.images
         self.counts = counts
         self.selection = selection
         self._sources: Sequence[LevelSource] = made.sources
+        self._source = made.source
         self._close = made.close
         self._others = made.files
         self._workers = workers
@@ -130,6 +137,14 @@ class Slide:
         if mpp is not None:
             return mpp_view(self, mpp)
         return level_view(self, level or 0)
+
+    def stack(self, level: int = 0) -> Stack:
+        """All planes of a level, as a volume. Raises as Stack."""
+        return Stack(self, level)
+
+    def source(self, level: int, z: int) -> LevelSource:
+        """One level in one plane of the stack. Raises ImageError where the plane is not like the others."""
+        return self._source(level, z)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """The whole field, at most `max_px` on its longer side: uint8 [H, W, 1 or 3].

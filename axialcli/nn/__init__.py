@@ -16,10 +16,12 @@ from axialcli.nn.pixel_classifier import PixelClassifier, PixelClassifierConfig
 from axialcli.nn.resnet import ResNet, ResNetConfig
 from axialcli.nn.settings import describe, fits
 from axialcli.nn.unet import UNet, UNetConfig
+from axialcli.nn.volume_segmenter import AxialVolumeSegmenter, AxialVolumeSegmenterConfig
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
     "axial_classifier": (AxialClassifierConfig, AxialClassifier),
     "axial_segmenter": (AxialSegmenterConfig, AxialSegmenter),
+    "axial_volume_segmenter": (AxialVolumeSegmenterConfig, AxialVolumeSegmenter),
     "pixel_classifier": (PixelClassifierConfig, PixelClassifier),
     "resnet": (ResNetConfig, ResNet),
     "unet": (UNetConfig, UNet),

@@ -39,6 +39,7 @@ LARGEST = {
     "stage_depths": 10,
     "trained_size": 2048,
     "table": 2047,
+    "z_stride": 2,
 }
 """Of each number, and of the parts of `skip`: far above what runs, and together under 2 GB of weights, so
 that a description of a few bytes cannot ask for more."""

@@ -13,10 +13,11 @@ from axialcli.output.mask import MaskSink
 from axialcli.output.overlay import OVERLAY_MAX_PX, overlay, write_overlay
 from axialcli.output.probs import ProbsSink
 from axialcli.output.publishing import publish, publish_all, publish_bytes
-from axialcli.output.report import class_areas, write_report
+from axialcli.output.report import class_areas, class_volumes, write_report
 from axialcli.output.run_files import RunFiles
 from axialcli.output.sink import Sink
 from axialcli.output.spool import TileSpool
+from axialcli.output.stack import StackFiles
 from axialcli.output.targets import Outputs, check_file, check_outputs, check_scratch, note_publishing
 
 __all__ = [
@@ -31,12 +32,14 @@ __all__ = [
     "ProbsSink",
     "RunFiles",
     "Sink",
+    "StackFiles",
     "TileSpool",
     "WorkFolder",
     "check_file",
     "check_outputs",
     "check_scratch",
     "class_areas",
+    "class_volumes",
     "earlier_plan",
     "note_publishing",
     "output_error",

@@ -58,7 +58,7 @@ def ome_xml(info: MaskInfo, what: What, dtype: np.dtype[Any]) -> bytes:
                 "SamplesPerPixel": "1",
             },
         )
-    ET.SubElement(pixels, "TiffData", {"IFD": "0", "PlaneCount": str(len(channels))})
+    ET.SubElement(pixels, "TiffData", {"IFD": "0", "PlaneCount": str(len(channels) * info.depth)})
     notes = ET.SubElement(root, "StructuredAnnotations")
     maps = {
         _CLASSES: [entry.name for entry in info.classes],
@@ -94,7 +94,7 @@ def gdal_metadata(info: MaskInfo, what: What) -> bytes:
 
 
 def _pixels(info: MaskInfo, dtype: np.dtype[Any], channels: int) -> dict[str, str]:
-    sizes = {"X": info.size.width, "Y": info.size.height, "C": channels, "Z": 1, "T": 1}
+    sizes = {"X": info.size.width, "Y": info.size.height, "C": channels, "Z": info.depth, "T": 1}
     attributes = {
         "ID": "Pixels:0",
         "DimensionOrder": "XYCZT",
@@ -105,6 +105,8 @@ def _pixels(info: MaskInfo, dtype: np.dtype[Any], channels: int) -> dict[str, st
         for axis, mpp in zip("YX", info.mpp, strict=True):
             attributes[f"PhysicalSize{axis}"] = repr(float(mpp))
             attributes[f"PhysicalSize{axis}Unit"] = "µm"
+    if info.spacing_um is not None:
+        attributes |= {"PhysicalSizeZ": repr(float(info.spacing_um)), "PhysicalSizeZUnit": "µm"}
     return attributes
 
 

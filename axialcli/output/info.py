@@ -12,7 +12,8 @@ from axialcli.geometry import GeoReference, Size
 class MaskInfo:
     """Everything about an output that does not change from block to block.
 
-    size: of level 0. mpp: (y, x) microns per pixel, or None where unknown. georeference: already
+    size: of level 0; of a volume, of each of its `depth` planes, which are `spacing_um` apart (None where
+    unknown). mpp: (y, x) microns per pixel, or None where unknown. georeference: already
     scaled to this size. covered: which share of the height and the width lies on the slide. cell_px:
     pixels of the slide's level 0 per pixel of the mask (y, x). slide_size: of level 0.
     orientation: TIFF tag 274 of the slide, 1..8. classes: in label order. palette: colours in the file;
@@ -32,6 +33,8 @@ class MaskInfo:
     palette: bool | None = None
     software: str = "axial"
     uuid_seed: str = ""
+    depth: int = 1
+    spacing_um: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("layout", self.layout, Layout)

@@ -25,8 +25,9 @@ REPORT_FILE = "report.json"
 PUBLISHING_FILE = "publishing.json"
 CERTIFICATE_FILE = "certificate.txt"
 TABLE_FILE = "tiles.csv"
+LABELS_FILE = "labels.bin"
 _FORMAT = 1
-_OURS = (
+OURS = (
     JOURNAL,
     MASK_FILE,
     PROBS_FILE,
@@ -35,8 +36,10 @@ _OURS = (
     PUBLISHING_FILE,
     CERTIFICATE_FILE,
     TABLE_FILE,
+    LABELS_FILE,
     *SPOOL_FILES,
 )
+"""All that axial leaves in a work folder, whatever it makes there."""
 
 
 class Journal(Closing):
@@ -68,7 +71,7 @@ class Journal(Closing):
         why. Raises OutputError where
         the folder cannot be written, is in use, or holds files of others.
         """
-        folder = WorkFolder.open(path, _OURS)
+        folder = WorkFolder.open(path, OURS)
         try:
             return cls(folder, fingerprint)
         except BaseException:

@@ -46,3 +46,22 @@ def class_areas(
         }
         for entry, pixels in zip(classes, counts, strict=True)
     ]
+
+
+def class_volumes(
+    counts: Sequence[int] | NDArray[np.integer[Any]], classes: Sequence[ClassInfo], voxel_um3: float | None
+) -> list[dict[str, Any]]:
+    """Each class's name, voxels, share of all voxels (0..1) and volume in um³ (None where it is not known).
+
+    counts: voxels per class. voxel_um3: the volume of one.
+    """
+    total = int(np.sum(counts))
+    return [
+        {
+            "name": entry.name,
+            "voxels": int(voxels),
+            "share": int(voxels) / total if total else 0.0,
+            "volume_um3": None if voxel_um3 is None else int(voxels) * voxel_um3,
+        }
+        for entry, voxels in zip(classes, counts, strict=True)
+    ]

@@ -126,7 +126,7 @@ class RunFiles(Closing):
         """Moves all files to their names, the mask last, and removes the work folders."""
         path = write_report(self.journal.folder.file(REPORT_FILE), report)
         self._built.append((path, self._outputs.report))
-        note_publishing(self.journal, self._outputs)
+        note_publishing(self.journal.folder, self._outputs)
         mask, *others = self._built
         publish_all([*others, mask])
         for sink, _ in self._sinks:

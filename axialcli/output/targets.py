@@ -11,8 +11,8 @@ from pathlib import Path
 from axialcli.config import ClassInfo
 from axialcli.errors import OutputError, UsageError
 from axialcli.output.files import output_error, write_file
-from axialcli.output.folder import partial_folder
-from axialcli.output.journal import PUBLISHING_FILE, Journal
+from axialcli.output.folder import WorkFolder, partial_folder
+from axialcli.output.journal import PUBLISHING_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +142,13 @@ def check_scratch(folder: str | Path | None) -> None:
         raise OutputError(f"{path}: this folder cannot be written; choose another --scratch")
 
 
-def note_publishing(journal: Journal, outputs: Outputs) -> None:
-    """Writes down, before the first file gets its name, which ones will: after a kill in between the
-    same command must not take them for files of others. Raises OutputError."""
+def note_publishing(folder: WorkFolder, outputs: Outputs) -> None:
+    """Writes down, in the mask's work folder and before the first file gets its name, which ones will.
+
+    After a kill in between the same command must not take them for files of others. Raises OutputError.
+    """
     names = [str(path.resolve()) for path in outputs.all]
-    write_file(journal.folder.file(PUBLISHING_FILE), json.dumps(names).encode())
+    write_file(folder.file(PUBLISHING_FILE), json.dumps(names).encode())
 
 
 def _published(mask: Path) -> set[str]:

@@ -4,17 +4,20 @@ ome         levels in SubIFDs with OME-XML, and the first directory's next point
             SubIFD: every reader that follows either way finds the pyramid.
 ome-strict  the same without that pointer, as the OME standard words it.
 generic     one page per level, NewSubfileType 1: what GDAL and QGIS expect.
+stack       of a volume, one page per plane and OME-XML.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from axialcli.config import MASK_TILE, Layout
 from axialcli.geometry import GeoReference, Size
@@ -25,6 +28,7 @@ from axialcli.output.raster import TiledRaster
 
 Tag = tuple[int, str, int, Any, bool]
 _BUFFER_BYTES = 1 << 20
+_STRIP_BYTES = 1 << 18
 _CLASSIC_LIMIT_BYTES = 2 << 30
 
 
@@ -42,6 +46,36 @@ def write_tiff(path: Path, raster: TiledRaster, info: MaskInfo, *, what: What, l
                 _write_level(writer, raster, info, level, what=what, ome=ome)
         if layout == "ome" and raster.planes == 1 and len(raster.levels) > 1:
             _chain_first_subifd(file)
+        file.flush()
+    return path
+
+
+def write_stack(path: Path, planes: Iterator[NDArray[np.uint8]], info: MaskInfo) -> Path:
+    """Writes the planes [H, W] of a mask's stack to `path` as OME-TIFF; the same input, the same bytes.
+
+    A page a plane, in strips and without a pyramid: so the plainest readers of stacks take it as well.
+    Returns `path`; raises OutputError, and then leaves a file that was cut short, not to be published.
+    """
+    pictures: dict[str, Any] = {"photometric": "minisblack"}
+    if info.chosen_palette:
+        pictures = {"photometric": "palette", "colormap": _colormap(info)}
+    if info.mpp is not None:
+        pictures |= {"resolution": (1e4 / info.mpp[1], 1e4 / info.mpp[0]), "resolutionunit": "CENTIMETER"}
+    big = is_big((info.size,), info.depth)
+    with writing(path), io.BufferedRandom(open_file(path, create=True), _BUFFER_BYTES) as file:
+        with tifffile.TiffWriter(file, bigtiff=big, byteorder="<", ome=False, shaped=False) as writer:
+            writer.write(
+                planes,
+                shape=(info.depth, *info.size),
+                dtype=np.dtype(np.uint8),
+                rowsperstrip=min(max(_STRIP_BYTES // info.size.width, 1), info.size.height),
+                compression="zlib",
+                description=ome_xml(info, "mask", np.dtype(np.uint8)),
+                software=info.software,
+                metadata=None,
+                extratags=_extra_tags(info, "mask", first=True, ome=True),
+                **pictures,
+            )
         file.flush()
     return path
 

@@ -158,7 +158,11 @@ REFUSED: list[tuple[str, Callable[[], onnx.ModelProto], str]] = [
     ("not a number", lambda: with_tensor(raw_data=np.full(12, math.nan, "f4").tobytes()), "holds NaN"),
     ("too much in all", same_data_often, "its weights have more than 2 GiB"),
     ("two inputs", two_inputs, "2 inputs and 1 outputs"),
-    ("five axes", lambda: of_shape(1, 3, 4, 4, 4), "four axes up to 16384 are read"),
+    (
+        "five axes",
+        lambda: of_shape(1, 3, 4, 4, 4),
+        "takes volumes; of .onnx files, axial runs those that take pictures",
+    ),
     ("sides too long", lambda: of_shape(1, 3, 10**12, 4), "four axes up to 16384 are read"),
     ("input of texts", lambda: of_shape(1, 3, 4, 4, element=TensorProto.STRING), "its input has type 8"),
     ("no nodes", lambda: make_model([]), "0 operators"),

@@ -321,7 +321,19 @@ def test_describe_is_plain_data(name: str, made: dict[str, Made]) -> None:
     assert said["path"] == str(made[name].path)
     assert said["size"] == list(made[name].truth.shape[:2])
     assert set(said) == {
-        *("path", "format", "size", "channels", "dtype", "mpp", "mpp_source", "compression", "levels"),
+        *(
+            "path",
+            "format",
+            "size",
+            "planes",
+            "spacing_um",
+            "channels",
+            "dtype",
+            "mpp",
+            "mpp_source",
+            "compression",
+            "levels",
+        ),
         *("georeference", "orientation", "chosen", "images", "warnings"),
     }
 
