@@ -31,7 +31,7 @@ from tests.engine.foreign import ForeignModel, classifier, noise
 from tests.engine.stream.models import NetworkModel
 from tests.fixtures import foreign_models as foreign
 from tests.fixtures.slides import write_geotiff, write_svs, write_tiled
-from tests.output.readers import levels_in_gdal, levels_in_openslide, levels_in_tifffile
+from tests.output.readers import levels_in_gdal, levels_in_tifffile
 from tests.test_pipeline import interrupt_at_the_second_block
 
 SIDE, ROWS, COLUMNS, IMAGENET = 224, 3, 4, 1000
@@ -379,4 +379,3 @@ def test_a_mask_of_1000_classes_is_compared_with_the_truth(tmp_path: Path) -> No
     assert report["pooled"]["agreement"] == (12 - wrong) / 12
     names = {one["name"] for one in report["pooled"]["classes"]}
     assert names == {f"class {label}" for label in {right, *truth_HW.ravel().tolist()}}
-    assert levels_in_openslide(tmp_path / "mask.tif")[0].shape == (ROWS, COLUMNS)
