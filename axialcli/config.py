@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -39,12 +41,35 @@ long, for reading, the network and compression share the cores. 3000 turns are s
 what waking a thread would cost."""
 
 
+MAX_CLASSES = 65_536
+"""Of one model: what a mask of 16 bits tells apart."""
+
+FEW_CLASSES = 256
+"""Masks of so many classes have 8 bits, and may have a colour table; of more classes a report lists those
+that occur."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassInfo:
     """One class of a model: its name and its colour, red, green, blue in 0..255."""
 
     name: str
     colour: tuple[int, int, int]
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names of classes, in label order; one that several share is followed by the label.
+
+    ImageNet has two kinds of crane.
+    """
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({label})" for label, name in enumerate(names)]
+
+
+def first_names(names: Sequence[str], most: int = 16) -> str:
+    """The names for a message of one line: the first ones, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def parse_bytes(text: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,17 +122,22 @@ class WindowFigures:
     median: float
 
 
+def label_dtype(classes: int) -> np.dtype[Any]:
+    """What holds the label of one of so many classes: uint8 up to 256 of them, else uint16."""
+    return np.dtype(np.uint8 if classes <= 1 + np.iinfo(np.uint8).max else np.uint16)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """A finished rectangle of the output; it starts on the mask's tile grid and never changes again.
 
-    labels_HW: uint8 class indices. probs_KHW: float32 in 0..1, or None where nobody asked for them.
-    windows: the windows of a certificate that lie inside `box`, each with its logits, float32 [K, H, W]
-    (one plane for a model of one logit).
+    labels_HW: class indices, of `label_dtype`. probs_KHW: float32 in 0..1, or None where nobody asked for
+    them. windows: the windows of a certificate that lie inside `box`, each with its logits, float32
+    [K, H, W] (one plane for a model of one logit).
     """
 
     box: Box
-    labels_HW: NDArray[np.uint8]
+    labels_HW: NDArray[Any]
     probs_KHW: NDArray[np.float32] | None = None
     windows: tuple[tuple[Box, NDArray[np.float32]], ...] = ()
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from axialcli.config import check_choice
+from axialcli.config import MAX_CLASSES, check_choice
 from axialcli.errors import UsageError
 
 InputRange = Literal["0-1", "0-255", "imagenet"]
@@ -112,8 +112,8 @@ class ModelHints:
                 raise UsageError("colours need the classes that they belong to")
             return
         count = self.classes if isinstance(self.classes, int) else len(self.classes)
-        if not 2 <= count <= 256:
-            raise UsageError(f"--classes gives {count}: a mask holds 2 to 256, background included")
+        if not 2 <= count <= MAX_CLASSES:
+            raise UsageError(f"--classes gives {count}: a mask holds 2 to {MAX_CLASSES}, background included")
         if not isinstance(self.classes, int):
             if len(set(self.classes)) != count:
                 raise UsageError(f"--classes has a name twice: {', '.join(self.classes):.80}")

@@ -19,7 +19,7 @@ from axialcli import __version__
 from axialcli.backends import DEFAULT_MODEL, Model, load_model
 from axialcli.backends.memory import give_back_memory, memory_is_a_limit
 from axialcli.backends.zoo import model_files
-from axialcli.config import Backend, Device, Dtype, PredictSettings
+from axialcli.config import FEW_CLASSES, Backend, Device, Dtype, PredictSettings, distinct_names
 from axialcli.engine import (
     Certifier,
     Stopwatch,
@@ -171,6 +171,11 @@ class _Run:
         self.answer_K: list[float] = []
         if not outputs.of_probs and settings.probs_dtype != PredictSettings.probs_dtype:
             logger.warning("--probs-dtype: no effect without --probs or --heatmap")
+        if settings.palette and len(model.spec.classes) > FEW_CLASSES:
+            logger.warning(
+                "--palette: no effect, a mask of more than %d classes has 16 bits and no colour table",
+                FEW_CLASSES,
+            )
         self.fingerprint = fingerprint(slide, self.view, model, settings, self.chosen, self.found)
         self.certifier = self._certifier() if settings.certify else None
         level = slide.levels[self.view.level]
@@ -317,13 +322,14 @@ class _Run:
             },
             "peak_resident_bytes": peak_resident_bytes(),
             "segments": describe_counts(self.slide),
+            "class_count": len(self.model.spec.classes),
             "classes": class_areas(pixels_K, self.model.spec.classes, self.grid.mpp),
             "answer": self._answer(pixels_K) if self.answers_once else None,
         }
 
     def _answer(self, pixels_K: NDArray[np.int64]) -> dict[str, Any]:
         """Of a picture that is one tile: its class, and the probability of each."""
-        names = [entry.name for entry in self.model.spec.classes]
+        names = distinct_names([entry.name for entry in self.model.spec.classes])
         return {
             "class": names[int(pixels_K.argmax())],
             "probabilities": dict(zip(names, self.answer_K, strict=True)),

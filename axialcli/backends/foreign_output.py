@@ -12,13 +12,13 @@ import numpy as np
 
 from axialcli.backends.foreign_sizes import Answer
 from axialcli.backends.foreign_words import Words
+from axialcli.config import MAX_CLASSES
 from axialcli.errors import ModelError
 
 SUMS_TO_ONE = 2e-3
 """How far from 1 the probabilities of float16 may add up."""
 
 SQUASHING = ("Sigmoid", "HardSigmoid")
-MAX_CLASSES = 256
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ def _count_labels(answer: Answer, words: Words) -> int | None:
     count: int | None = len(said) if isinstance(said, list) else said
     lowest, highest = int(answer.values_BKN.min()), int(answer.values_BKN.max())
     if lowest < 0 or highest >= MAX_CLASSES:
-        raise ModelError(f"{words.where}: labels go from {lowest} to {highest}; a mask holds 0 to 255")
+        raise ModelError(
+            f"{words.where}: labels go from {lowest} to {highest}; a mask holds 0 to {MAX_CLASSES - 1}"
+        )
     if count is not None and highest >= count:
         raise words.contradiction("classes", but=f"the graph answers label {highest}")
     # Yes or no is two classes.

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from axialcli.backends.files import is_readable, read_sidecar
 from axialcli.backends.spec import FORMAT, MAX_SIZE, MAX_STRIDE, ModelSpec
+from axialcli.config import MAX_CLASSES
 from axialcli.errors import AxialError, ModelError, UsageError
 from axialcli.hints import FLAGS, RANGES, Activation, InputLayout, ModelHints, Task
 
@@ -187,7 +188,7 @@ KINDS: dict[str, Any] = {
         "threshold": is_number,
         "stride": _is_whole(MAX_STRIDE),
     },
-    "classes": lambda v: _is_list(_is_class, 256)(v) or _is_whole(256, 2)(v),
+    "classes": lambda v: _is_list(_is_class, MAX_CLASSES)(v) or _is_whole(MAX_CLASSES, 2)(v),
     "network_stride": _is_whole(MAX_STRIDE),
     "receptive_field_px": _is_whole(1 << 30, 0),
     "licence": _is_any,

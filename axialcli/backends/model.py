@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from axialcli.backends.memory import memory_is_a_limit
 from axialcli.backends.spec import ModelSpec
 from axialcli.errors import ModelError
+from axialcli.geometry import label_dtype
 
 FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 255.0, torch.float64: 255.0}
 
@@ -104,17 +105,21 @@ class Model(ABC):
         return torch.cat((1 - p_BKHW, p_BKHW), 1)
 
     def decide(self, probs_KHW: Tensor) -> Tensor:
-        """The class of each pixel, uint8 [H, W], by the model's decision rule; ties go to the lower class.
+        """The class of each pixel by the model's decision rule; ties go to the lower class.
 
-        Of a volume, one plane at a time.
+        probs_KHW: [K, H, W], of a volume one plane at a time, or [K] of a picture that is one tile. Returns
+        [H, W], or [], in the mask's dtype: uint8, or uint16 where there are more than 256 classes.
         """
+        dtype: torch.dtype = getattr(torch, label_dtype(len(self.spec.classes)).name)
         if self.spec.output.threshold is not None:
-            return (probs_KHW[1] >= self.spec.output.threshold).to(torch.uint8)
+            return (probs_KHW[1] >= self.spec.output.threshold).to(dtype)
         if len(probs_KHW) == 2:
-            return (probs_KHW[1] > probs_KHW[0]).to(torch.uint8)
+            return (probs_KHW[1] > probs_KHW[0]).to(dtype)
+        if probs_KHW.ndim == 1:
+            return probs_KHW.argmax(0).to(dtype)
         # argmax answers in int64: a few rows at a time, or it would outweigh the probabilities.
         starts = range(0, probs_KHW.shape[1], 32)
-        return torch.cat([probs_KHW[:, y : y + 32].argmax(0).to(torch.uint8) for y in starts])
+        return torch.cat([probs_KHW[:, y : y + 32].argmax(0).to(dtype) for y in starts])
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
         """Pixel values as `predict` takes them -> what the network sees, in the model's dtype and device.

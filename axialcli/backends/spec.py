@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from axialcli.config import ClassInfo
+from axialcli.config import MAX_CLASSES, ClassInfo
 from axialcli.errors import ModelError
 from axialcli.hints import Activation, InputLayout, Task
 
@@ -140,8 +140,10 @@ class ModelSpec:
         threshold = self.output.threshold
         if self.output.activation not in get_args(Activation):
             raise ModelError(f"model '{self.name}': activation '{self.output.activation}' is not known")
-        if not 2 <= len(self.classes) <= 256:
-            raise ModelError(f"model '{self.name}': {len(self.classes)} classes; a mask holds 2 to 256")
+        if not 2 <= len(self.classes) <= MAX_CLASSES:
+            raise ModelError(
+                f"model '{self.name}': {len(self.classes)} classes; a mask holds 2 to {MAX_CLASSES}"
+            )
         if self.output.activation == "sigmoid" and len(self.classes) != 2:
             raise ModelError(f"model '{self.name}': sigmoid needs two classes, not {len(self.classes)}")
         if threshold is not None and len(self.classes) != 2:

@@ -7,12 +7,17 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from axialcli.errors import OutputError
+
+MOST_CLASSES = 20
+"""Of how many classes a summary has a line each."""
 
 
 def say(text: str) -> None:
@@ -34,6 +39,19 @@ def as_text(table: Table, width: int = 100) -> str:
     text = io.StringIO()
     Console(file=text, highlight=False, markup=False, width=width).print(table)
     return text.getvalue().rstrip("\n")
+
+
+def classes_shown(
+    entries: Sequence[dict[str, Any]], pixels: Callable[[dict[str, Any]], int], count: int
+) -> tuple[list[dict[str, Any]], int]:
+    """The classes that a summary shows, and how many more occur; count: of all that there are.
+
+    Of up to 20 classes all, in their order; of more those that occur, the largest first.
+    """
+    if count <= MOST_CLASSES:
+        return list(entries), 0
+    found = sorted((entry for entry in entries if pixels(entry)), key=pixels, reverse=True)
+    return found[:MOST_CLASSES], max(0, len(found) - MOST_CLASSES)
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from axialcli.cli.console import as_text, printable, say, show_messages
+from axialcli.cli.console import as_text, classes_shown, printable, say, show_messages
 from axialcli.cli.progress import progress_bar
 
 
@@ -77,7 +77,12 @@ def _summary(report: dict[str, Any]) -> str:
     extra = ("mean dice", "mean iou") if several else ()
     for heading in ("class", "dice", "iou", "true pixels", "predicted", *extra):
         table.add_column(heading, justify="left" if heading == "class" else "right")
-    for one in pooled["classes"]:
+    shown, more = classes_shown(
+        pooled["classes"],
+        lambda one: int(one["truth_px"]) + int(one["pred_px"]),
+        len(pooled["classes"]),
+    )
+    for one in shown:
         picture = (_figure(own[one["name"]][key]) for key in ("dice", "iou"))
         table.add_row(
             printable(one["name"]),
@@ -91,7 +96,8 @@ def _summary(report: dict[str, Any]) -> str:
     table.add_row(
         "mean", _figure(pooled["mean_dice"]), _figure(pooled["mean_iou"]), "", "", *(means if several else ())
     )
-    lines = [as_text(table), f"{_figure(pooled['agreement'])} of {pooled['pixels']:,} pixels agree"]
+    lines = [as_text(table), *([f"and {more} more classes; --json lists them"] if more else [])]
+    lines.append(f"{_figure(pooled['agreement'])} of {pooled['pixels']:,} pixels agree")
     if several:
         lines.append(
             f"pooled over {report['pictures']} pictures; the mean columns are over their own figures"

@@ -152,7 +152,7 @@ def _parse_size(text: str | None) -> dict[str, Any]:
 def _parse_classes(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
-    if re.fullmatch(r"\d{1,4}", text):
+    if re.fullmatch(r"\d{1,5}", text):
         return {"classes": int(text)}
     entries = [entry.partition("=") for entry in text.split(",")]
     colours = tuple(_parse_colour(colour) if sign else None for _, sign, colour in entries)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from axialcli.cli.console import as_text, printable, say
+from axialcli.cli.console import MOST_CLASSES, as_text, printable, say
 from axialcli.cli.model_options import (
     MODEL_HELP,
     ActivationOption,
@@ -24,6 +24,7 @@ from axialcli.cli.model_options import (
     ThresholdOption,
     model_hints,
 )
+from axialcli.config import first_names
 
 if TYPE_CHECKING:
     from axialcli.backends import Model
@@ -47,7 +48,7 @@ def list_models() -> None:
         table.add_row(
             name + (" (default)" if name == DEFAULT_MODEL else ""),
             spec.task,
-            printable(", ".join(entry.name for entry in spec.classes)),
+            printable(first_names([entry.name for entry in spec.classes])),
             "any" if spec.input.mpp is None else f"{spec.input.mpp:g}",
             printable(spec.licence),
         )
@@ -110,7 +111,14 @@ def show(
     for key, value in facts.items():
         say(f"{key:<11} {value}")
     for key, value in json.loads(spec.to_json()).items():
-        say(f"{key:<19} {json.dumps(value)}")
+        many = key == "classes" and len(value) > MOST_CLASSES
+        say(f"{key:<19} {_first_of(value) if many else json.dumps(value)}")
+
+
+def _first_of(classes: list[dict[str, str]]) -> str:
+    """How many classes there are, and what the first are called."""
+    names = [entry["name"] for entry in classes]
+    return f"{len(names)}: {printable(first_names(names))} (--json lists them)"
 
 
 def _stream(model: Model | None) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from axialcli.cli.console import printable, say, show_messages
+from axialcli.cli.console import classes_shown, printable, say, show_messages
 from axialcli.cli.model_options import (
     MODEL_HELP,
     ActivationOption,
@@ -242,7 +242,7 @@ def _parse_heatmaps(texts: list[str]) -> list[tuple[str, Path]]:
 
 
 def _summary(report: dict[str, Any]) -> str:
-    """The mask's path and size, a line per class, and what was certified."""
+    """The mask's path and size, a line per class, of many those that occur, and what was certified."""
     *depth, height, width = report["output"]["size"]
     size = f"{width} x {height} x {depth[0]} voxels" if depth else f"{width} x {height} pixels"
     lines = [f"{printable(report['output']['path'])}: {size}, model {report['model']['name']}"]
@@ -252,10 +252,13 @@ def _summary(report: dict[str, Any]) -> str:
         share = answer["probabilities"][answer["class"]]
         return f"{lines[0]}\n  {printable(answer['class'])}, probability {share:.4f}"
     tiles = report["model"]["task"] == "classification"
-    for entry in report["classes"]:
+    shown, more = classes_shown(report["classes"], lambda entry: int(entry["pixels"]), report["class_count"])
+    for entry in shown:
         number = f"{entry['pixels']:,} tiles, " if tiles else ""
         area = "" if entry["area_um2"] is None else f", {entry['area_um2'] / 1e6:.4f} mm2"
-        lines.append(f"  {entry['name']}: {number}{100 * entry['share']:.2f} %{area}")
+        lines.append(f"  {printable(entry['name'])}: {number}{100 * entry['share']:.2f} %{area}")
+    if more:
+        lines.append(f"  and {more} more classes; {printable(report['output']['path'])}.json lists them")
     if found := report["certificate"]:
         lines.append(
             f"  certificate: in {found['windows']} windows logits differ by up to "
@@ -267,4 +270,4 @@ def _summary(report: dict[str, Any]) -> str:
 
 def _class_volume(entry: dict[str, Any]) -> str:
     volume = "" if entry["volume_um3"] is None else f", {entry['volume_um3'] / 1e9:.6g} mm3"
-    return f"  {entry['name']}: {100 * entry['share']:.2f} %{volume}"
+    return f"  {printable(entry['name'])}: {100 * entry['share']:.2f} %{volume}"

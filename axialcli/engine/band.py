@@ -16,7 +16,7 @@ from torch import Tensor
 from axialcli.backends import Model
 from axialcli.engine.certify import logits_of
 from axialcli.engine.grid import TileSpan
-from axialcli.geometry import Block, Box
+from axialcli.geometry import Block, Box, label_dtype
 
 
 class Band:
@@ -43,7 +43,7 @@ class Band:
         self._top = self._kept_from = top
         self._sum_KHW = torch.zeros((len(model.spec.classes), 0, x1 - x0), device=model.device)
         # Final rows that no block has taken yet; the probabilities stay empty where nobody wants them.
-        self._labels_HW = np.empty((0, x1 - x0), np.uint8)
+        self._labels_HW = np.empty((0, x1 - x0), label_dtype(len(model.spec.classes)))
         self._probs_KHW = np.empty((len(model.spec.classes), 0, x1 - x0), np.float32) if probs else None
         self._windows = {box: [w for w in windows if box.contains(w)] for box in self._wanted}
         self._window_probs: dict[Box, NDArray[np.float32]] = {}
@@ -100,7 +100,7 @@ class Band:
     def _take(self, box: Box) -> Block:
         """The block of `box`, whose rows are then no longer kept."""
         skipped, taken = box.y0 - self._kept_from, box.y1 - self._kept_from
-        labels_HW: NDArray[np.uint8] = self._labels_HW[skipped:taken].copy()
+        labels_HW = self._labels_HW[skipped:taken].copy()
         probs_KHW: NDArray[np.float32] | None = None
         self._labels_HW = self._labels_HW[taken:]
         if self._probs_KHW is not None:

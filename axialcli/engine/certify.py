@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ class Certifier:
             median=float(np.median(apart_HW)),
         )
 
-    def _answer(self, window: Box) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def _answer(self, window: Box) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """The network's own logits [K, H, W] and classes [H, W] in a window."""
         around = self.surroundings(window)
         image_HWC = self._view.read(around)

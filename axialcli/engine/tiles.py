@@ -28,7 +28,7 @@ from axialcli.engine.tile_plan import TilePlan, cut, strip_edges
 from axialcli.engine.tile_runner import TileRunner
 from axialcli.engine.tiling import Tiling
 from axialcli.errors import AllocationError, LimitError
-from axialcli.geometry import Block, Box, Size
+from axialcli.geometry import Block, Box, Size, label_dtype
 from axialcli.image import SlideView
 
 SPARE_BYTES = 48 << 20
@@ -208,8 +208,10 @@ class TileEngine:
         tile, stride = self.tiling.tile.height, self.tiling.stride
         slabs = 4 * tile * (pixels + (self.background is not None)) * stride.width
         segments = 2 * self.cached_rows * pixels * stride.width
-        accumulator = (-(-tile // stride.height) + MASK_TILE) * classes * 4
-        blocks = 3 * MASK_TILE * (1 + 4 * classes * self.probs)
+        rows = -(-tile // stride.height)
+        # Twice: it is copied where rows leave it and where it grows.
+        accumulator = (rows + min(rows, MASK_TILE)) * classes * 4
+        blocks = 3 * MASK_TILE * (label_dtype(classes).itemsize + 4 * classes * self.probs)
         return slabs + segments + accumulator + blocks
 
     def _resident_bytes_with_one_batch(self) -> int:

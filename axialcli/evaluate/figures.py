@@ -1,28 +1,25 @@
-"""Figures of a comparison: Dice and IoU of classes, F1 of objects, their means over pictures.
-
-Shapes: T values of the truth, P of the prediction.
-"""
+"""Figures of a comparison: Dice and IoU of classes, F1 of objects, their means over pictures."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from axialcli.evaluate.classes import ComparedClass
+from axialcli.evaluate.counts import PairCounts
 from axialcli.evaluate.objects import THRESHOLDS, ObjectCounts
 
 
-def class_figures(table_TP: NDArray[np.int64], classes: Sequence[ComparedClass]) -> dict[str, Any]:
+def class_figures(counts: PairCounts, classes: Sequence[ComparedClass]) -> dict[str, Any]:
     """Of each class its pixels, Dice and IoU; means over the classes that occur; the share that agrees.
 
-    table_TP: pixels that count, by value. Dice is 2 |A and B| / (|A| + |B|), IoU |A and B| / |A or B|; of a
+    counts: pixels that count, by value. Dice is 2 |A and B| / (|A| + |B|), IoU |A and B| / |A or B|; of a
     class that is in neither both are None.
     """
-    found = [_one_class(table_TP, one) for one in classes]
-    pixels = int(table_TP.sum())
+    true_px, pred_px = counts.truth_pixels(), counts.pred_pixels()
+    found = [_one_class(counts, true_px, pred_px, one) for one in classes]
+    pixels = counts.pixels
     return {
         "pixels": pixels,
         "agreement": _share(sum(one["both_px"] for one in found), pixels),
@@ -50,11 +47,13 @@ def object_figures(counts: ObjectCounts) -> dict[str, Any]:
 
 def mean_of_pictures(pictures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The mean over pictures of what each has for itself; pictures that do not have it are left out."""
-    names = dict.fromkeys(one["name"] for picture in pictures for one in picture["classes"])
+    classes: dict[str, list[Mapping[str, Any]]] = {}
+    for one in (one for picture in pictures for one in picture["classes"]):
+        classes.setdefault(one["name"], []).append(one)
     found: dict[str, Any] = {
         "mean_dice": mean(picture["mean_dice"] for picture in pictures),
         "mean_iou": mean(picture["mean_iou"] for picture in pictures),
-        "classes": [_mean_class(name, pictures) for name in names],
+        "classes": [_mean_class(name, own) for name, own in classes.items()],
     }
     if any("objects" in picture for picture in pictures):
         found["objects"] = {
@@ -69,10 +68,13 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(there) / len(there) if there else None
 
 
-def _one_class(table_TP: NDArray[np.int64], one: ComparedClass) -> dict[str, Any]:
+def _one_class(
+    counts: PairCounts, in_truth: Mapping[int, int], in_pred: Mapping[int, int], one: ComparedClass
+) -> dict[str, Any]:
     truth, pred = sorted(one.truth), sorted(one.pred)
-    both = int(table_TP[np.ix_(truth, pred)].sum())
-    true_px, pred_px = int(table_TP[truth].sum()), int(table_TP[:, pred].sum())
+    both = sum(counts.both(*pair) for pair in itertools.product(truth, pred))
+    true_px = sum(in_truth.get(value, 0) for value in truth)
+    pred_px = sum(in_pred.get(value, 0) for value in pred)
     return {
         "name": one.name,
         "truth_values": truth,
@@ -85,8 +87,8 @@ def _one_class(table_TP: NDArray[np.int64], one: ComparedClass) -> dict[str, Any
     }
 
 
-def _mean_class(name: str, pictures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    own = [one for picture in pictures for one in picture["classes"] if one["name"] == name]
+def _mean_class(name: str, own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """own: what the pictures that have the class say of it."""
     return {
         "name": name,
         "dice": mean(one["dice"] for one in own),

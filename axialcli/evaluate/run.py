@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from axialcli.config import distinct_names
 from axialcli.errors import LimitError, UsageError
 from axialcli.evaluate.classes import Classes, ComparedClass
+from axialcli.evaluate.counts import PairCounts
 from axialcli.evaluate.figures import class_figures, mean_of_pictures, object_figures
 from axialcli.evaluate.objects import (
     OBJECTS_LIMIT_PX,
@@ -26,7 +27,7 @@ from axialcli.evaluate.objects import (
 from axialcli.evaluate.pairs import Pair, find_pairs
 from axialcli.evaluate.place import Placement, place
 from axialcli.evaluate.settings import EvaluateSettings
-from axialcli.evaluate.tables import VALUES, count_pairs, read_at
+from axialcli.evaluate.tables import IGNORED_OBJECT, count_pairs, read_at, values_of
 from axialcli.geometry import Box
 from axialcli.image import LabelPicture, open_labels
 
@@ -37,7 +38,7 @@ logger = logging.getLogger("axial")
 class _Compared:
     """One pair: pixels by value, ignored ones left out; their classes; objects; and what the report says."""
 
-    table_TP: NDArray[np.int64]
+    counts: PairCounts
     classes: tuple[ComparedClass, ...]
     objects: ObjectCounts | None
     report: dict[str, Any]
@@ -62,7 +63,7 @@ def evaluate(
     for number, pair in enumerate(pairs):
         found.append(_compare(pair, chosen))
         progress((number + 1) / len(pairs))
-    pooled = class_figures(np.sum([one.table_TP for one in found], axis=0), _all_classes(found))
+    pooled = class_figures(PairCounts.total(one.counts for one in found), _all_classes(found))
     if chosen.objects is not None:
         counts = [one.objects for one in found if one.objects is not None]
         pooled["objects"] = object_figures(sum(counts[1:], counts[0]))
@@ -94,7 +95,8 @@ def _all_classes(found: Sequence[_Compared]) -> list[ComparedClass]:
 
 def _compare(pair: Pair, settings: EvaluateSettings) -> _Compared:
     with open_labels(pair.pred) as pred, open_labels(pair.truth) as truth:
-        classes = Classes.of(settings, pred.class_names, truth.class_names)
+        names = (distinct_names(picture.class_names) for picture in (pred, truth))
+        classes = Classes.of(settings, *names, values=values_of(pred))
         placement = place(pred, truth, by_size=settings.by_size)
         outside = 1 - placement.box.area_px / (truth.size.height * truth.size.width)
         if outside > 0:
@@ -105,11 +107,10 @@ def _compare(pair: Pair, settings: EvaluateSettings) -> _Compared:
                 pred.path,
             )
         instances = settings.instances
-        table_TP = count_pairs(pred, truth, placement, instances=instances, ignored=classes.ignored)
-        everything = int(table_TP.sum())
-        table_TP[[VALUES - 1] if instances and classes.ignored else sorted(classes.ignored)] = 0
-        compared = classes.compared(table_TP, instances=instances)
-        figures = class_figures(table_TP, compared)
+        everything = count_pairs(pred, truth, placement, instances=instances, ignored=classes.ignored)
+        counts = everything.without([IGNORED_OBJECT] if instances else classes.ignored)
+        compared = classes.compared(counts, instances=instances)
+        figures = class_figures(counts, compared)
         objects = None
         if settings.objects is not None:
             objects = _objects(pred, truth, placement, classes, settings)
@@ -121,10 +122,10 @@ def _compare(pair: Pair, settings: EvaluateSettings) -> _Compared:
             "placed_by": placement.by,
             "pred_px_per_truth_px": [placement.rows.step, placement.columns.step],
             "outside_share": outside,
-            "ignored_px": everything - figures["pixels"],
+            "ignored_px": everything.pixels - figures["pixels"],
             **figures,
         }
-    return _Compared(table_TP=table_TP, classes=compared, objects=objects, report=report)
+    return _Compared(counts=counts, classes=compared, objects=objects, report=report)
 
 
 def _objects(

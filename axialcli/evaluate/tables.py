@@ -1,6 +1,6 @@
 """Two masks counted against each other, a few rows at a time.
 
-Shapes: H height, W width of the truth's grid; T values of the truth, P of the prediction.
+Shapes: H height, W width of the truth's grid.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from axialcli.config import FEW_CLASSES
 from axialcli.errors import UsageError
+from axialcli.evaluate.counts import VALUES, PairCounts
 from axialcli.evaluate.place import Placement
 from axialcli.geometry import Box
 from axialcli.image import LabelPicture
 
-VALUES = 256
-"""Classes are numbers below this one."""
+IGNORED_OBJECT = 2
+"""What an object counts as that is left out, where others count as 1 and nothing as 0."""
 
 BAND_PX = 2**22
 """Pixels of a band of either picture: what a comparison keeps in memory at once, some 60 MB."""
@@ -30,23 +32,32 @@ def count_pairs(
     *,
     instances: bool = False,
     ignored: frozenset[int] = frozenset(),
-) -> NDArray[np.int64]:
-    """How many pixels have which value in the truth and which in the prediction, [T, P], both 256.
+) -> PairCounts:
+    """How many pixels have which value in the truth and which in the prediction.
 
-    instances: the truth's values above 0 count as 1, and those that are `ignored` as 255. Raises
-    UsageError where a value is no class, that is, not in 0..255.
+    instances: the truth's values above 0 count as 1, and those that are `ignored` as IGNORED_OBJECT. Raises
+    UsageError where a value is no class, that is, not below `values_of` the prediction.
     """
-    table_TP = np.zeros((VALUES, VALUES), np.int64)
+    values, found = values_of(pred), []
     for box in _bands(pred, placement):
         truth_HW = truth.read(box)
         if instances:
             truth_HW = _foreground(truth_HW, ignored)
-        _check_values(truth_HW, truth, hint="; if it numbers the objects, say --instances")
+        _check_values(truth_HW, truth, values, hint="; if it numbers the objects, say --instances")
         pred_HW = read_at(pred, placement, box)
-        _check_values(pred_HW, pred)
-        codes_HW = truth_HW.astype(np.uint16) * np.uint16(VALUES) + pred_HW.astype(np.uint16)
-        table_TP += np.bincount(codes_HW.ravel(), minlength=VALUES**2).reshape(VALUES, VALUES)
-    return table_TP
+        _check_values(pred_HW, pred, values)
+        found.append(PairCounts.of(truth_HW, pred_HW))
+        if len(found) > 1:
+            found = [PairCounts.total(found)]
+    return found[0]
+
+
+def values_of(pred: LabelPicture) -> int:
+    """Classes are numbers below this one: 256, or 65,536 where the prediction has more than 8 bits.
+
+    Larger numbers in the truth of a mask of 8 bits are those of objects.
+    """
+    return FEW_CLASSES if pred.dtype.itemsize == 1 else VALUES
 
 
 def read_at(pred: LabelPicture, placement: Placement, box: Box) -> NDArray[Any]:
@@ -73,13 +84,13 @@ def _bands(pred: LabelPicture, placement: Placement) -> Iterator[Box]:
 def _foreground(truth_HW: NDArray[Any], ignored: frozenset[int]) -> NDArray[np.uint8]:
     classes_HW = (truth_HW > 0).astype(np.uint8)
     if ignored:
-        classes_HW[np.isin(truth_HW, sorted(ignored))] = VALUES - 1
+        classes_HW[np.isin(truth_HW, sorted(ignored))] = IGNORED_OBJECT
     return classes_HW
 
 
-def _check_values(labels_HW: NDArray[Any], picture: LabelPicture, hint: str = "") -> None:
+def _check_values(labels_HW: NDArray[Any], picture: LabelPicture, values: int, hint: str = "") -> None:
     if labels_HW.dtype == np.uint8:
         return
     for value in (int(labels_HW.max()), int(labels_HW.min())):
-        if not 0 <= value < VALUES:
-            raise UsageError(f"{picture.path}: holds {value}, and classes are 0 to {VALUES - 1}{hint}")
+        if not 0 <= value < values:
+            raise UsageError(f"{picture.path}: holds {value}, and classes are 0 to {values - 1}{hint}")

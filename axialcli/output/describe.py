@@ -21,6 +21,8 @@ What = Literal["mask", "probabilities"]
 _OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 _CLASSES = "axial/classes"
 _COLOURS = "axial/colours"
+_MOST_BAND_TAGS = 4096
+"""GDAL looks through all tags for each one that it reads: of 65,536 that takes it seconds."""
 
 
 def channels_of(info: MaskInfo, what: What) -> tuple[ClassInfo, ...]:
@@ -81,12 +83,15 @@ def json_text(info: MaskInfo, what: What) -> bytes:
 
 
 def gdal_metadata(info: MaskInfo, what: What) -> bytes:
-    """Tag 42112: class names where GDAL shows them: band descriptions, and CLASS_0.. as band tags."""
+    """Tag 42112: class names where GDAL shows them: band descriptions, and CLASS_0.. as band tags.
+
+    Of more than 4096 classes the ImageDescription alone has the names.
+    """
     root = ET.Element("GDALMetadata")
     for band, channel in enumerate(channels_of(info, what)):
         attributes = {"name": "DESCRIPTION", "sample": str(band), "role": "description"}
         ET.SubElement(root, "Item", attributes).text = _gdal_text(channel.name)
-    if what == "mask":
+    if what == "mask" and len(info.classes) <= _MOST_BAND_TAGS:
         for label, entry in enumerate(info.classes):
             item = ET.SubElement(root, "Item", {"name": f"CLASS_{label}", "sample": "0"})
             item.text = _gdal_text(entry.name)

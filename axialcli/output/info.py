@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from axialcli.config import ClassInfo, Layout, check_choice
+from axialcli.config import FEW_CLASSES, MAX_CLASSES, ClassInfo, Layout, check_choice
 from axialcli.geometry import GeoReference, Size
 
 
@@ -16,9 +16,9 @@ class MaskInfo:
     unknown). mpp: (y, x) microns per pixel, or None where unknown. georeference: already
     scaled to this size. covered: which share of the height and the width lies on the slide. cell_px:
     pixels of the slide's level 0 per pixel of the mask (y, x). slide_size: of level 0.
-    orientation: TIFF tag 274 of the slide, 1..8. classes: in label order. palette: colours in the file;
-    None chooses them for `generic`, whose readers keep the labels. software: name and version, the same
-    for the same result. uuid_seed: decides the OME UUID.
+    orientation: TIFF tag 274 of the slide, 1..8. classes: in label order. palette: colours in the file, which
+    holds those of 256 classes at most; None chooses them for `generic`, whose readers keep the labels.
+    software: name and version, the same for the same result. uuid_seed: decides the OME UUID.
     """
 
     size: Size
@@ -38,8 +38,8 @@ class MaskInfo:
 
     def __post_init__(self) -> None:
         check_choice("layout", self.layout, Layout)
-        if not 1 <= len(self.classes) <= 256:
-            raise ValueError(f"{len(self.classes)} classes: a mask holds 1 to 256")
+        if not 1 <= len(self.classes) <= MAX_CLASSES:
+            raise ValueError(f"{len(self.classes)} classes: a mask holds 1 to {MAX_CLASSES}")
 
     @property
     def chosen_layout(self) -> Layout:
@@ -50,5 +50,7 @@ class MaskInfo:
 
     @property
     def chosen_palette(self) -> bool:
-        """Whether the file carries colours."""
+        """Whether the file carries colours; labels of 16 bits have none."""
+        if len(self.classes) > FEW_CLASSES:
+            return False
         return self.chosen_layout == "generic" if self.palette is None else self.palette

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from axialcli.geometry import Block
+from axialcli.geometry import Block, label_dtype
 from axialcli.output.folder import WorkFolder
 from axialcli.output.info import MaskInfo
 from axialcli.output.journal import MASK_FILE
@@ -20,14 +21,15 @@ _EFFORT = 6
 
 
 class MaskSink(SpooledSink):
-    """A Sink for `block.labels_HW`: uint8 labels, tiled 512, zlib, with a pyramid by mode."""
+    """A Sink for `block.labels_HW`: labels of 8 or 16 bits, tiled 512, zlib, with a pyramid by mode."""
 
     def __init__(self, folder: WorkFolder, info: MaskInfo) -> None:
         """Opens the spool in `folder`. Raises OutputError."""
         self._info = info
         self._path = folder.file(MASK_FILE)
+        dtype = label_dtype(len(info.classes))
         super().__init__(
-            TiledRaster(folder.path, info.size, planes=1, dtype=np.uint8, effort=_EFFORT, reduce=mode_2x2)
+            TiledRaster(folder.path, info.size, planes=1, dtype=dtype, effort=_EFFORT, reduce=mode_2x2)
         )
         self._built = False
 
@@ -41,10 +43,10 @@ class MaskSink(SpooledSink):
         self._build()
         return write_tiff(self._path, self._raster, self._info, what="mask", layout=self._info.chosen_layout)
 
-    def labels_at_most(self, max_px: int) -> NDArray[np.uint8]:
+    def labels_at_most(self, max_px: int) -> NDArray[Any]:
         """The whole mask, its longer side at most `max_px`: the next larger level, then nearest pixels.
 
-        uint8 [H, W]. All blocks must have been written. Raises OutputError.
+        [H, W], in the mask's dtype. All blocks must have been written. Raises OutputError.
         """
         self._build()
         return self._raster.at_most(max_px)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ _EDGE_ALPHA = 0.9
 
 def overlay(
     thumbnail_HWC: NDArray[np.uint8],
-    labels_HW: NDArray[np.uint8],
+    labels_HW: NDArray[Any],
     classes: tuple[ClassInfo, ...],
     *,
     alpha: float = 0.45,
@@ -30,7 +31,7 @@ def overlay(
 ) -> NDArray[np.uint8]:
     """The thumbnail, tinted with the colours of its classes; class 0 stays as it is.
 
-    thumbnail_HWC: uint8, one or three channels. labels_HW: uint8 indices into `classes`, of the
+    thumbnail_HWC: uint8, one or three channels. labels_HW: indices into `classes`, uint8 or uint16, of the
     same picture at any size. covered: the share of their height and width that lies on the picture; its
     top left corner is theirs. alpha: strength of the tint, 0..1; outlines of regions are stronger.
     Returns uint8 [H, W, 3].
@@ -38,7 +39,8 @@ def overlay(
     height, width, channels = thumbnail_HWC.shape
     picture_HWC = np.broadcast_to(thumbnail_HWC, (height, width, 3)) if channels == 1 else thumbnail_HWC
     fitted_HW = nearest(labels_HW, height, width, covered=covered)
-    colours = np.zeros((256, 3), np.float32)
+    # A label without a class is black.
+    colours = np.zeros((np.iinfo(labels_HW.dtype).max + 1, 3), np.float32)
     colours[: len(classes)] = [entry.colour for entry in classes]
     strength = np.where(outlines(fitted_HW), np.float32(max(alpha, _EDGE_ALPHA)), np.float32(alpha))
     strength[fitted_HW == 0] = 0
@@ -50,7 +52,7 @@ def overlay(
     return tinted_HWC
 
 
-def outlines(labels_HW: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def outlines(labels_HW: NDArray[Any]) -> NDArray[np.bool_]:
     """The pixels of a region, not of class 0, that touch another label above, below or beside them."""
     edge_HW = np.zeros(labels_HW.shape, np.bool_)
     down = labels_HW[1:] != labels_HW[:-1]

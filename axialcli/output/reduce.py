@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def mode_2x2(labels_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def mode_2x2(labels_HW: NDArray[Any]) -> NDArray[Any]:
     """The most frequent label of each 2x2 pixels; of equally frequent ones the lowest but 0.
 
-    uint8 [H, W] to uint8 [ceil(H/2), ceil(W/2)].
+    Unsigned integers [H, W] to [ceil(H/2), ceil(W/2)], same dtype.
     """
     even_HW = _even(labels_HW)
     low, high = even_HW[:, 0::2], even_HW[:, 1::2]
@@ -50,8 +50,8 @@ def mean_2x2(image_HW: NDArray[Any]) -> NDArray[Any]:
 
 
 def nearest(
-    labels_HW: NDArray[np.uint8], height: int, width: int, *, covered: tuple[float, float] = (1.0, 1.0)
-) -> NDArray[np.uint8]:
+    labels_HW: NDArray[Any], height: int, width: int, *, covered: tuple[float, float] = (1.0, 1.0)
+) -> NDArray[Any]:
     """The labels [H, W] at another size, each pixel from the nearest one: labels are never mixed.
 
     covered: which share of their height and width, from the top left corner on, is wanted.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from axialcli.config import ClassInfo
+from axialcli.config import FEW_CLASSES, ClassInfo
 from axialcli.output.files import write_file
 
 
@@ -31,20 +31,22 @@ def class_areas(
     classes: Sequence[ClassInfo],
     mpp: tuple[float, float] | None,
 ) -> list[dict[str, Any]]:
-    """Each class's name, pixels, share of all pixels (0..1) and area in um² (None without mpp).
+    """Each class's label, name, pixels, share of all pixels (0..1) and area in um² (None without mpp).
 
-    counts: pixels per class. mpp: (y, x) microns per pixel.
+    Of more than 256 classes those that have pixels. counts: pixels per class. mpp: (y, x) microns per pixel.
     """
     total = int(np.sum(counts))
     pixel_um2 = None if mpp is None else mpp[0] * mpp[1]
     return [
         {
+            "label": label,
             "name": entry.name,
             "pixels": int(pixels),
             "share": int(pixels) / total if total else 0.0,
             "area_um2": None if pixel_um2 is None else int(pixels) * pixel_um2,
         }
-        for entry, pixels in zip(classes, counts, strict=True)
+        for label, (entry, pixels) in enumerate(zip(classes, counts, strict=True))
+        if len(classes) <= FEW_CLASSES or pixels
     ]
 
 

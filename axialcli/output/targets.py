@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from axialcli.config import ClassInfo
+from axialcli.config import ClassInfo, distinct_names, first_names
 from axialcli.errors import OutputError, UsageError
 from axialcli.output.files import output_error, write_file
 from axialcli.output.folder import WorkFolder, partial_folder
@@ -58,12 +58,12 @@ class Outputs:
 
 def label_of(text: str, classes: Sequence[ClassInfo]) -> int:
     """The label of a class by its name or its number. Raises UsageError where there is none."""
-    names = [entry.name for entry in classes]
+    names = distinct_names([entry.name for entry in classes])
     if text in names:
         return names.index(text)
     if text.isascii() and text.isdigit() and int(text) < len(names):
         return int(text)
-    raise UsageError(f"--heatmap: no class '{text}'; the model has {', '.join(names)}")
+    raise UsageError(f"--heatmap: no class '{text}'; the model has {first_names(names)}")
 
 
 def is_picture(path: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from axialcli.config import MASK_TILE
+from axialcli.config import MASK_TILE, distinct_names
 from axialcli.geometry import Block, Box
 from axialcli.output.files import open_file, writing
 from axialcli.output.folder import WorkFolder
@@ -26,6 +26,8 @@ from axialcli.output.spooled import SpooledSink
 
 _EFFORT = 1
 _BUFFER_BYTES = 1 << 20
+_READ_BYTES = 256 << 20
+"""Of the numbers that are read back at once: so many rows of tiles, one at least."""
 
 
 class TileTable(SpooledSink):
@@ -38,6 +40,7 @@ class TileTable(SpooledSink):
         """Opens the spool in `folder`, which is no other sink's. Raises OutputError."""
         self._info = info
         self._path = folder.file(TABLE_FILE)
+        self._names = distinct_names([entry.name for entry in info.classes])
         # The label is the first plane: a threshold may have decided it, so probabilities alone do not say it.
         planes = 1 + len(info.classes)
         super().__init__(
@@ -61,28 +64,39 @@ class TileTable(SpooledSink):
             text = io.TextIOWrapper(file, "utf-8", newline="")
             lines = csv.writer(text, lineterminator="\n")
             lines.writerow(self._heading())
-            for y in range(0, self._info.size.height, MASK_TILE):
-                lines.writerows(self._rows(y, min(y + MASK_TILE, self._info.size.height)))
+            for first, last in self._bands():
+                lines.writerows(self._rows(first, last))
             text.flush()
             text.detach()
         return self._path
 
     def _heading(self) -> list[str]:
         place = [] if self._affine is None else ["map_x", "map_y"]
-        return ["x", "y", "width", "height", *place, "class", *(f"p_{c.name}" for c in self._info.classes)]
+        return ["x", "y", "width", "height", *place, "class", *(f"p_{name}" for name in self._names)]
+
+    def _bands(self) -> Iterator[tuple[int, int]]:
+        """Rows of the mask that fit into memory with all their numbers, twice; each in one row of the spool's
+        tiles."""
+        height, width = self._info.size
+        rows = _READ_BYTES // (2 * 4 * width * (1 + len(self._names)))
+        step = max(1, min(rows, MASK_TILE))
+        for top in range(0, height, MASK_TILE):
+            bottom = min(top + MASK_TILE, height)
+            for first in range(top, bottom, step):
+                yield first, min(first + step, bottom)
 
     def _rows(self, first: int, last: int) -> Iterator[list[str]]:
         """The lines of the mask's rows [first, last), from left to right."""
         info = self._info
         box = Box(first, 0, last, info.size.width)
-        planes = [self._raster.read(0, plane, box) for plane in range(1 + len(info.classes))]
+        planes = [self._raster.read(0, plane, box) for plane in range(1 + len(self._names))]
         numbers_HWK: NDArray[Any] = np.stack(planes, axis=-1)
         for row in range(first, last):
             for column in range(info.size.width):
                 label, *probs = numbers_HWK[row - first, column].tolist()
                 yield [
                     *self._place(row, column),
-                    info.classes[int(label)].name,
+                    self._names[int(label)],
                     *(f"{one:.6f}" for one in probs),
                 ]
 

@@ -21,6 +21,7 @@ from axialcli.backends.torch_model import TorchModel
 from axialcli.errors import ModelError, UsageError
 from axialcli.geometry import Size
 from tests.backends.conftest import Axial
+from tests.backends.test_torch_classifier import written
 from tests.networks import small_model, small_model_file
 
 SMALL: dict[str, Any] = {"width": (4, 4, 8), "heads": 2, "depth": 1, "span": 5}
@@ -165,6 +166,37 @@ def test_a_failed_gate_leaves_what_was_there(
     assert err.count("\n") == 1
     assert (tmp_path / "m.onnx").read_bytes() == b"before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.safetensors"]
+
+
+def test_a_classifier_of_three_classes_is_exported_and_answers_the_same(tmp_path: Path) -> None:
+    path = written(tmp_path / "m.safetensors")
+    model = load_model(path, device="cpu", dtype="float32")
+    assert isinstance(model, TorchModel)
+    images_BCHW = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+
+    made = export(model)
+    (tmp_path / "m.onnx").write_bytes(made.data)
+
+    assert all(parity.agreement == 1 for parity in made.parities)
+    found = load_model(tmp_path / "m.onnx", device="cpu").predict(images_BCHW)
+    assert np.abs(found - model.predict(images_BCHW)).max() < 1e-5
+
+
+class Turned(OnnxModel):
+    """A backend whose answer to a picture of three classes has them in another order."""
+
+    def run(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return super().run(images_BCHW).roll(1, 1)
+
+
+def test_the_gate_sees_the_classes_of_a_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(written(tmp_path / "m.safetensors"), device="cpu", dtype="float32")
+    assert isinstance(model, TorchModel)
+    monkeypatch.setattr("axialcli.backends.export.OnnxModel", Turned)
+    monkeypatch.setattr("axialcli.backends.parity.LARGEST", 1e9)
+
+    with pytest.raises(ModelError, match=r"and 1e\+02 % of the classes"):
+        export(model)
 
 
 def test_the_gate_sees_nan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -467,7 +467,7 @@ LATE = ("NaN", "it answers", "no whole", "73728")
         (of_shape(fcn(), ["n", 300, "h", "w"]), "has no axis of channels"),
         (ending("Log", 3), "NaN or infinity"),
         (ending("Flatten", 3, axis=2), "it answers [3, 24576], which is not one entry per picture"),
-        (ending("Flatten", 3), "73728 classes; a mask holds 2 to 256"),
+        (ending("Flatten", 3), "73728 classes; a mask holds 2 to 65536"),
         (ending("Slice", 3), "no whole share of them"),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from axialcli.backends.torch_model import fold_batch_norms
+from axialcli.config import ClassInfo
 from axialcli.errors import ModelError
 from axialcli.nn import build_network
 from tests.networks import small_model, small_spec, small_weights
@@ -109,3 +111,31 @@ def test_folding_batch_norms_changes_nothing_but_rounding() -> None:
 
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert (plain.double()(image) - folded.double()(image)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("classes", "dtype"), [(3, torch.uint8), (256, torch.uint8), (257, torch.uint16)])
+def test_the_class_of_a_pixel_and_of_a_whole_picture_is_the_most_probable(
+    classes: int, dtype: torch.dtype
+) -> None:
+    entries = tuple(ClassInfo(name=f"c{label}", colour=(0, 0, 0)) for label in range(classes))
+    model = small_model()
+    model.spec = dataclasses.replace(model.spec, classes=entries)
+    probs_KHW = torch.rand((classes, 70, 3), generator=torch.Generator().manual_seed(0))
+    probs_KHW[-1, 0] = probs_KHW[-2, 0] = 2  # a tie goes to the lower class
+
+    labels_HW = model.decide(probs_KHW)
+
+    assert labels_HW.dtype == dtype
+    for y, x in np.ndindex(70, 3):
+        values = probs_KHW[:, y, x].tolist()
+        label = model.decide(probs_KHW[:, y, x])
+        assert (label.shape, label.dtype) == ((), dtype)
+        assert int(label) == int(labels_HW[y, x]) == values.index(max(values))
+
+
+def test_more_classes_than_16_bits_tell_apart_are_refused() -> None:
+    spec = small_spec("pixel_classifier")
+    entry = ClassInfo(name="c", colour=(0, 0, 0))
+    assert len(dataclasses.replace(spec, classes=(entry,) * 65_536).classes) == 65_536
+    with pytest.raises(ModelError, match="65537 classes; a mask holds 2 to 65536"):
+        dataclasses.replace(spec, classes=(entry,) * 65_537)

@@ -53,7 +53,8 @@ class ForeignModel(Model):
             ),
             output=OutputSpec(stride=stride),
             classes=tuple(
-                ClassInfo(name=f"class {number}", colour=COLOURS[number]) for number in range(classes)
+                ClassInfo(name=f"class {number}", colour=COLOURS[number % len(COLOURS)])
+                for number in range(classes)
             ),
             network_stride=network_stride,
             receptive_field_px=receptive_field_px,

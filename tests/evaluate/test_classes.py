@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from axialcli.errors import ImageError, UsageError
-from axialcli.evaluate import evaluate, tables
+from axialcli.evaluate import counts, evaluate, tables
 from tests.evaluate.naive import dice_and_iou
 from tests.output.runs import CLASSES, make_labels, write_mask
 
@@ -46,6 +46,38 @@ def test_dice_and_iou_are_those_of_the_loops(
         assert iou == pytest.approx(float(want_iou), abs=1e-15)
     assert report["pooled"]["mean_iou"] == pytest.approx(float(sum(iou for _, iou in want)) / 4)
     assert report["pooled"]["agreement"] == np.count_nonzero(pred == truth) / pred.size
+
+
+@pytest.mark.parametrize("largest", [999, 65_535])
+@pytest.mark.parametrize("cells", [1 << 22, 1 << 16])
+def test_values_of_16_bits_are_those_of_the_loops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int, cells: int
+) -> None:
+    monkeypatch.setattr(counts, "TABLE_CELLS", cells)
+    monkeypatch.setattr(tables, "BAND_PX", 999)
+    values = np.array([0, 1, 255, 256, largest], np.uint16)
+    pred, truth = (values[make_labels((60, 80), seed=seed, classes=5)] for seed in (0, 1))
+    truth[:20] = pred[:20]
+    write_truth(tmp_path / "pred.png", pred)
+    write_truth(tmp_path / "truth.png", truth)
+
+    report = evaluate(tmp_path / "pred.png", tmp_path / "truth.png", ignore=("1",))
+
+    counted = truth != 1
+    found = figures(report)
+    assert list(found) == ["0", "1", "255", "256", str(largest)]
+    for value in (0, 255, 256, largest):
+        want = dice_and_iou(pred[counted], truth[counted], value)
+        assert found[str(value)] == pytest.approx([float(one) for one in want], abs=1e-15)
+    assert report["pooled"]["agreement"] == np.mean(pred[counted] == truth[counted])
+    assert report["pooled"]["pixels"] == np.count_nonzero(counted)
+
+
+def test_numbers_that_are_no_class_of_16_bits_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "pred.tif", np.full((4, 4), 65_536, np.uint32))
+    write_truth(tmp_path / "truth.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(UsageError, match=r"pred\.tif: holds 65536, and classes are 0 to 65535"):
+        evaluate(tmp_path / "pred.tif", tmp_path / "truth.png")
 
 
 def test_ignored_pixels_count_nowhere(tmp_path: Path) -> None:

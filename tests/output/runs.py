@@ -80,7 +80,7 @@ def write_mask(
 def naive_mode(labels: np.ndarray) -> np.ndarray:
     """Mode of 2x2 by counting; ties to the lowest that is not 0."""
     height, width = labels.shape
-    halved = np.zeros((-(-height // 2), -(-width // 2)), np.uint8)
+    halved = np.zeros((-(-height // 2), -(-width // 2)), labels.dtype)
     rows = labels.tolist()
     for y in range(halved.shape[0]):
         for x in range(halved.shape[1]):
@@ -92,12 +92,12 @@ def naive_mode(labels: np.ndarray) -> np.ndarray:
 
 
 def naive_levels(labels: np.ndarray) -> list[np.ndarray]:
-    return _naive_levels(labels.tobytes(), labels.shape)
+    return _naive_levels(labels.tobytes(), labels.shape, labels.dtype.str)
 
 
 @cache
-def _naive_levels(data: bytes, shape: tuple[int, int]) -> list[np.ndarray]:
-    levels = [np.frombuffer(data, np.uint8).reshape(shape)]
+def _naive_levels(data: bytes, shape: tuple[int, int], dtype: str) -> list[np.ndarray]:
+    levels = [np.frombuffer(data, dtype).reshape(shape)]
     while max(levels[-1].shape) > 512:
         levels.append(naive_mode(levels[-1]))
     return levels

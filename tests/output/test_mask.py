@@ -47,6 +47,26 @@ def test_all_levels_read_back_equal(tmp_path: Path, size: tuple[int, int], layou
         np.testing.assert_array_equal(np.asarray(picture), labels)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_levels_of_16_bits_read_back_equal(tmp_path: Path, layout: Layout) -> None:
+    labels = make_labels((520, 700)).astype(np.uint16) * 21_845
+    labels[5:9] = 256
+    classes = tuple(ClassInfo(name=f"c{label}", colour=(1, 2, 3)) for label in range(65_536))
+
+    out = write_mask(tmp_path / "m.tif", labels, layout=layout, classes=classes, palette=True)
+
+    expected = naive_levels(labels)
+    assert (expected[0].max(), expected[1].dtype) == (65_535, np.uint16)
+    assert_levels(levels_in_tifffile(out), expected)
+    assert_levels(levels_in_gdal(out), expected)
+    with Image.open(out) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), labels)
+    with tifffile.TiffFile(out) as tiff:
+        assert {page.photometric.name for page in tiff.pages} == {"MINISBLACK"}
+    with pytest.raises(ValueError, match="65537 classes: a mask holds 1 to 65536"):
+        make_info((1, 1), classes=(*classes, classes[0]))
+
+
 def test_a_palette_keeps_the_labels_in_tifffile_gdal_and_pillow(tmp_path: Path) -> None:
     labels = make_labels((700, 600))
     out = write_mask(tmp_path / "m.tif", labels, layout="generic")

@@ -79,6 +79,12 @@ def test_a_report_with_a_number_that_is_not_finite_is_refused(tmp_path: Path) ->
 
 def test_areas_of_classes() -> None:
     areas = class_areas(np.array([30, 10]), CLASSES[:2], (0.5, 0.25))
-    assert areas[1] == {"name": CLASSES[1].name, "pixels": 10, "share": 0.25, "area_um2": 1.25}
+    assert areas[1] == {
+        "label": 1,
+        "name": CLASSES[1].name,
+        "pixels": 10,
+        "share": 0.25,
+        "area_um2": 1.25,
+    }
     assert class_areas([0, 0], CLASSES[:2], None)[0]["area_um2"] is None
     json.dumps(areas)

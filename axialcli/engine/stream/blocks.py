@@ -14,7 +14,7 @@ from torch import Tensor
 
 from axialcli.backends import Model
 from axialcli.engine.stream.transfer import Download
-from axialcli.geometry import Block, Box
+from axialcli.geometry import Block, Box, label_dtype
 
 
 @dataclass
@@ -80,9 +80,10 @@ class BlockRows:
         if not self._wanted:
             return
         box = self._wanted[0]
-        self._labels_HW = np.empty((box.height, box.width), np.uint8)
+        classes = len(self._model.spec.classes)
+        self._labels_HW = np.empty((box.height, box.width), label_dtype(classes))
         if self._with_probs:
-            self._probs_KHW = np.empty((len(self._model.spec.classes), box.height, box.width), np.float32)
+            self._probs_KHW = np.empty((classes, box.height, box.width), np.float32)
 
     def _decide(self, rows: Box, logits_BKHW: Tensor) -> None:
         probs_KHW = self._model.activate(logits_BKHW)[0]

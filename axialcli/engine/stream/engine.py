@@ -34,7 +34,7 @@ from axialcli.engine.stream.sparse import SparseFlow
 from axialcli.engine.stream.trace import trace
 from axialcli.engine.tiles import OVERLAY_BYTES, SPARE_BYTES
 from axialcli.errors import AllocationError, OutputError
-from axialcli.geometry import Block, Box, Size
+from axialcli.geometry import Block, Box, Size, label_dtype
 from axialcli.image import SlideView
 
 logger = logging.getLogger("axial")
@@ -301,7 +301,7 @@ class StreamEngine:
         """Per pixel of width: slabs ahead and in work, blocks in work and on their way to the sinks."""
         pixels = self.view.channels * self.view.dtype.itemsize
         classes = len(self.model.spec.classes)
-        return 3 * 128 * pixels + 3 * MASK_TILE * (1 + 4 * classes * self.probs)
+        return 3 * 128 * pixels + 3 * MASK_TILE * (label_dtype(classes).itemsize + 4 * classes * self.probs)
 
 
 def _share(part: int, whole: int) -> float:
