@@ -32,7 +32,7 @@ from tests.engine.stream.models import NetworkModel
 from tests.fixtures import foreign_models as foreign
 from tests.fixtures.slides import write_geotiff, write_svs, write_tiled
 from tests.output.readers import levels_in_gdal, levels_in_tifffile
-from tests.test_pipeline import interrupt_at_the_second_block
+from tests.test_pipeline import interrupt_at_the_second_block, sha256
 
 SIDE, ROWS, COLUMNS, IMAGENET = 224, 3, 4, 1000
 
