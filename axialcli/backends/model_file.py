@@ -19,6 +19,9 @@ from axialcli.backends.wsinfer import wsinfer_files, wsinfer_hash, wsinfer_spec
 from axialcli.errors import ModelError
 from axialcli.hints import ModelHints
 
+GATHERED = ("running_mean", "running_var", "num_batches_tracked")
+"""How weights end that no training step changes."""
+
 UNREADABLE = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError)
 """What safetensors raises for damaged files, and for kinds of numbers that torch does not have."""
 
@@ -105,9 +108,9 @@ def carries_code(path: Path) -> bool:
 
 
 def count_parameters(path: Path) -> int | None:
-    """How many numbers the weights of a model file hold; None of TorchScript, where only code knows.
+    """How many numbers of a model file were learned; None of TorchScript, where only code knows.
 
-    Raises ModelError.
+    Running statistics of norms do not count. Raises ModelError.
     """
     if carries_code(path):
         return None
@@ -115,7 +118,7 @@ def count_parameters(path: Path) -> int | None:
         from axialcli.backends.onnx_file import read_onnx
 
         return read_onnx(path).parameters()
-    return sum(tensor.numel() for tensor in read_model(path)[1].values())
+    return sum(tensor.numel() for name, tensor in read_model(path)[1].items() if not name.endswith(GATHERED))
 
 
 def file_hash(path: Path) -> str:
