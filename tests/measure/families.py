@@ -30,7 +30,7 @@ from axialcli.nn.families.position_sensitive import PositionSensitiveAttention
 from tests.nn.families import plain_positions, plain_segmenters, plain_transformers, plain_vminet
 from tests.nn.families.pairs import Pair, Plain, axial_resnet, of_lucidrains, of_picture
 
-LONG, LEAST = 6.0, 5
+LONG, LEAST = 5.0, 5
 """Seconds after which a case ends, with so many repeats at the least."""
 
 

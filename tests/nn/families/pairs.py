@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from axialcli.backends.torch_model import fold
 from axialcli.nn import build_network
 from axialcli.nn.families import lucidrains
-from tests.nn.families import plain_segmenters, plain_transformers, plain_vminet
+from tests.nn.families import plain_transformers
 from tests.nn.families.made_up import filled
 from tests.nn.families.plain_positions import Kept, Weights, stages
 from tests.nn.families.test_lucidrains import of_attention, of_transformer

@@ -122,7 +122,9 @@ def axial_transformer(image: Tensor, weights: Weights, *, heads: int, stride: in
         hidden = linear(layer_norm(x, part, "norm_mlp"), part, "mlp.0")
         x = x + linear(hidden * torch.sigmoid(1.702 * hidden), part, "mlp.2")
         number += 1
-    return F.pixel_shuffle(linear(layer_norm(x, weights, "norm"), weights, "head").permute(0, 3, 1, 2), stride)
+    return F.pixel_shuffle(
+        linear(layer_norm(x, weights, "norm"), weights, "head").permute(0, 3, 1, 2), stride
+    )
 
 
 def lucidrains_attention(tokens: Tensor, weights: Weights, *, heads: int) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.backends.torch_model import fold, load_weights
@@ -14,7 +13,7 @@ from axialcli.errors import ModelError
 from axialcli.nn import build_network
 from axialcli.nn.families import recognise
 from axialcli.nn.families.axial_deeplab import SIZES, AxialDeepLab, backbone_weights
-from tests.nn.families import plain_segmenters
+from tests.nn.families import plain_positions, plain_segmenters
 from tests.nn.families.test_axial_resnet import body_shapes, filled, norm_shapes, resnet_shapes
 
 PLANES, DEPTHS, STEM, CLASSES = (16, 16, 32, 48), (1, 2, 1, 2), 6, 3
