@@ -25,8 +25,7 @@ def attend_relative_traceable(
     length = q.shape[-2]
     if relative is None or relative.radius is None:
         step_L = torch.arange(length, device=q.device)
-        seen = _attend(q, k, v, scale_3A, place_AE, relative, step_L[:, None] - step_L)
-        return seen
+        return _attend(q, k, v, scale_3A, place_AE, relative, step_L[:, None] - step_L)
     radius = relative.radius
     queries = max(LEAST_QUERIES, 2 * radius)
     pieces, keys = (length + queries - 1) // queries, queries + 2 * radius
@@ -34,8 +33,8 @@ def attend_relative_traceable(
     place_PK = (torch.arange(pieces, device=q.device) * queries - radius)[:, None] + step_K
     # What lies beyond the ends of a line stands for nothing: no query sees it.
     inside_PK = place_PK.clamp(0, length - 1).flatten()
-    k, v = (part.index_select(-2, inside_PK).unflatten(-2, (-1, keys)) for part in (k, v))
-    q = F.pad(q, (0, 0, 0, pieces * queries - length)).unflatten(-2, (-1, queries))
+    k, v = (part.index_select(-2, inside_PK).unflatten(-2, (-1, keys)) for part in (k, v))  # type: ignore[no-untyped-call]
+    q = F.pad(q, (0, 0, 0, pieces * queries - length)).unflatten(-2, (-1, queries))  # type: ignore[no-untyped-call]
     distance_QK = torch.arange(queries, device=q.device)[:, None] + radius - step_K
     exists_PK = (place_PK >= 0) & (place_PK < length)
     # A query behind the end sees itself, or all its scores would be -inf.
