@@ -48,7 +48,7 @@ def model(architecture: str) -> TorchModel:
     )
 
 
-@pytest.mark.parametrize("architecture", NETWORKS)
+@pytest.mark.parametrize("architecture", [pytest.param("axial_unet", marks=pytest.mark.slow), "axial_resnet"])
 def test_position_sensitive_attention_takes_any_batch(architecture: str) -> None:
     """`export` itself refuses a file that differs from torch."""
     network = model(architecture)
