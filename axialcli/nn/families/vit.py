@@ -79,9 +79,9 @@ class ViT(nn.Module):
         )
         tokens_BLC = tokens_BLC + self._positions(tokens_BCHW.shape[2], tokens_BCHW.shape[3])
         # Equations 2 and 3, then 4.
-        for block in self.blocks[:-1]:
+        *before, last = cast(list[ViTBlock], list(self.blocks))
+        for block in before:
             tokens_BLC = block(tokens_BLC)
-        last = cast(ViTBlock, self.blocks[-1])
         # Behind the last attention nobody reads any token but the first.
         seen_B1C = (tokens_BLC + last.attn(last.norm1(tokens_BLC)))[:, :1]
         return self.head(self.norm(seen_B1C + last.mlp(last.norm2(seen_B1C)))[:, 0])  # type: ignore[no-any-return]
