@@ -45,10 +45,14 @@ class GlobalSum(nn.Module):
             )
         # [B, C, P] as a view, whether channels or rows lie together.
         hidden_BCP = hidden_BCHW.flatten(2)
+        # A graph for any size has no branch on it.
+        on_own_grid = (height, width) == (self.side, self.side) and not torch.compiler.is_exporting()
+        if self.masked and (self.beyond is None or on_own_grid):
+            return _sum_from_own_place(hidden_BCP.transpose(1, 2), map_HW.flatten())[..., None, None]
         if self.masked:
             weight_CP = map_HW.flatten() * self._mask(channels, height, width, map_HW.device)
             return torch.einsum("bcp,cp->bc", hidden_BCP, weight_CP)[..., None, None]
-        return (hidden_BCP @ map_HW.flatten())[..., None, None]
+        return _weighted(hidden_BCP.transpose(1, 2), map_HW.flatten())[..., None, None]
 
     def _mask(self, channels: int, height: int, width: int, device: torch.device) -> Tensor:
         """bool [C, P]: which tokens a channel sums over."""
@@ -56,3 +60,15 @@ class GlobalSum(nn.Module):
         column_W = torch.arange(width, device=device) * self.side // width
         place_P = (row_H[:, None] * self.side + column_W).flatten()
         return torch.arange(channels, device=device)[:, None] <= place_P
+
+
+def _sum_from_own_place(hidden_BPC: Tensor, weight_P: Tensor) -> Tensor:
+    """[B, C]: the sum of channel c from token c on. Only so many tokens as there are channels need a mask."""
+    channels = hidden_BPC.shape[2]
+    first_BC = _weighted(hidden_BPC[:, :channels].tril(), weight_P[:channels])
+    return first_BC + _weighted(hidden_BPC[:, channels:], weight_P[channels:])
+
+
+def _weighted(hidden_BPC: Tensor, weight_P: Tensor) -> Tensor:
+    """[B, C], the sum over all tokens."""
+    return torch.bmm(weight_P.expand(hidden_BPC.shape[0], 1, -1), hidden_BPC)[:, 0]

@@ -147,6 +147,8 @@ class AxialImageTransformer(nn.Module):
 
     def forward(self, features_BDHW: Tensor) -> Tensor:
         size = tuple(features_BDHW.shape[2:])
+        # As attention and norms want them, or half of the sums below would mix two layouts.
+        features_BDHW = features_BDHW.contiguous(memory_format=torch.channels_last)
         for axis, table_1DHW in enumerate(self.pos_emb.values()):
             if table_1DHW.shape[2 + axis] != size[axis]:
                 raise ValueError(

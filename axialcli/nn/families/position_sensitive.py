@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from axialcli.nn.families.found import Beyond
 from axialcli.nn.families.relative import Relative, attend_relative
+from axialcli.nn.families.relative_traceable import attend_relative_traceable
 
 GATES = {"f_qr": 0.1, "f_kr": 0.1, "f_sve": 0.1, "f_sv": 1.0}
 """The gates' names, and where training begins."""
@@ -146,6 +147,8 @@ class PositionSensitiveAttention(nn.Module):
 
     def _attend(self, q_BHWAD: Tensor, kv_BHWAF: Tensor, ahead: int, folded: _Folded) -> Tensor:
         half = q_BHWAD.shape[-1]
+        if torch.compiler.is_exporting():
+            return self._attend_traceable(q_BHWAD, kv_BHWAF, folded)
         out_BHWAE = q_BHWAD.new_empty(*q_BHWAD.shape[:-1], 2 * half)
         relative = self._relative(kv_BHWAF.shape[1 if self.axis == "height" else 2])
         for out, q, kv in zip(range(len(out_BHWAE)), q_BHWAD, kv_BHWAF, strict=True):
@@ -157,6 +160,18 @@ class PositionSensitiveAttention(nn.Module):
                 *lines, scale_3A=folded.scale_3A, place_AE=folded.place_AE, relative=relative, ahead=ahead
             )
         return out_BHWAE.flatten(-2)
+
+    def _attend_traceable(self, q_BHWAD: Tensor, kv_BHWAF: Tensor, folded: _Folded) -> Tensor:
+        """`_attend` without loops whose length depends on the batch or the grid."""
+        half, along = q_BHWAD.shape[-1], 1 if self.axis == "height" else 2
+        lines = (q_BHWAD, kv_BHWAF[..., :half], kv_BHWAF[..., half:])
+        attended = attend_relative_traceable(
+            *(part.movedim(along, -2) for part in lines),
+            scale_3A=folded.scale_3A,
+            place_AE=folded.place_AE,
+            relative=self._relative(kv_BHWAF.shape[along]),
+        )
+        return attended.movedim(-2, along).flatten(-2)
 
     def _relative(self, keys: int) -> Relative | None:
         """The tables for lines of so many keys."""

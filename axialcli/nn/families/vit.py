@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,12 @@ class ViT(nn.Module):
         )
         tokens_BLC = tokens_BLC + self._positions(tokens_BCHW.shape[2], tokens_BCHW.shape[3])
         # Equations 2 and 3, then 4.
-        return self.head(self.norm(self.blocks(tokens_BLC))[:, 0])  # type: ignore[no-any-return]
+        *before, last = cast(list[ViTBlock], list(self.blocks))
+        for block in before:
+            tokens_BLC = block(tokens_BLC)
+        # Behind the last attention nobody reads any token but the first.
+        seen_B1C = (tokens_BLC + last.attn(last.norm1(tokens_BLC)))[:, :1]
+        return self.head(self.norm(seen_B1C + last.mlp(last.norm2(seen_B1C)))[:, 0])  # type: ignore[no-any-return]
 
     def _positions(self, height: int, width: int) -> Tensor:
         side = self.config.token_grid

@@ -86,10 +86,22 @@ class Block(nn.Module):
         self.g = _named(conv=back, bn=nn.BatchNorm2d(channels)) if first else _named(conv=back)
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
-        mixed_BCHW = self.get_submodule(self.spatial)(features_BCHW)
-        hidden_BCHW = F.relu6(self.f1(mixed_BCHW)) * self.f2(mixed_BCHW)
-        joined_BCHW = self.stack[0] * self.sum(hidden_BCHW) + self.stack[1] * hidden_BCHW
-        return features_BCHW + self.g(F.relu6(joined_BCHW))  # type: ignore[no-any-return]
+        mixed_BHWC = self.get_submodule(self.spatial)(features_BCHW).permute(0, 2, 3, 1).contiguous()
+        hidden_BHWC = F.relu6(_pointwise(self.f1, mixed_BHWC), inplace=True) * _pointwise(self.f2, mixed_BHWC)
+        sums_B11C = self.sum(hidden_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        joined_BHWC = torch.addcmul(self.stack[0] * sums_B11C, self.stack[1], hidden_BHWC)
+        made_BCHW = _pointwise(self.g, F.relu6(joined_BHWC, inplace=True)).permute(0, 3, 1, 2)
+        if "bn" in self.g._modules:
+            made_BCHW = self.g.get_submodule("bn")(made_BCHW)
+        return features_BCHW + made_BCHW
+
+
+def _pointwise(parts: nn.Sequential, tokens_BHWC: Tensor) -> Tensor:
+    """The 1x1 convolution that `parts` begin with, as one product: quicker than a convolution where
+    channels lie together and are few."""
+    convolution = parts.get_submodule("conv")
+    assert isinstance(convolution, nn.Conv2d)
+    return F.linear(tokens_BHWC, convolution.weight.flatten(1), convolution.bias)
 
 
 class VMINetPyramid(nn.Module):

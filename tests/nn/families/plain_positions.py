@@ -15,8 +15,20 @@ from torch import Tensor
 Weights = Mapping[str, Tensor]
 
 
+class Kept(dict[str, Tensor]):
+    """Weights that are cut by a prefix once, for those who take times."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__(weights)
+        self.cut: dict[str, Kept] = {}
+
+
 def under(weights: Weights, prefix: str) -> dict[str, Tensor]:
     """The weights whose names begin with a prefix, without it."""
+    if isinstance(weights, Kept):
+        if prefix not in weights.cut:
+            weights.cut[prefix] = Kept(under(dict(weights), prefix))
+        return weights.cut[prefix]
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
@@ -39,6 +51,7 @@ def attention(
     """Lines of channels [N, C, L] -> [N, planes, L]. sees: bool [L, L], who is seen; None for all."""
     lines, _, length = x_NCL.shape
     heads = len(weights["bn_similarity.weight"]) // 3
+    of_query, of_key, of_place, of_value = (weights.get(f"f_{name}") for name in ("qr", "kr", "sve", "sv"))
     qkv = norm(F.conv1d(x_NCL, weights["qkv_transform.weight"]), weights, "bn_qkv")
     q, k, v = (
         part.contiguous()
@@ -47,8 +60,8 @@ def attention(
     scores = torch.cat(
         (
             torch.einsum("nadi,nadj->naij", q, k),
-            torch.einsum("nadi,dij->naij", q, tables[0]),
-            torch.einsum("nadj,dji->naij", k, tables[1]),
+            _gated(torch.einsum("nadi,dij->naij", q, tables[0]), of_query),
+            _gated(torch.einsum("nadj,dji->naij", k, tables[1]), of_key),
         ),
         dim=1,
     )
@@ -56,16 +69,34 @@ def attention(
     if sees is not None:
         scores = scores.masked_fill(~sees, float("-inf"))
     attended = scores.softmax(-1)
-    content = torch.einsum("naij,naej->naei", attended, v)
-    place = torch.einsum("naij,eij->naei", attended, tables[2])
+    content = _gated(torch.einsum("naij,naej->naei", attended, v), of_value)
+    place = _gated(torch.einsum("naij,eij->naei", attended, tables[2]), of_place)
     both = torch.stack((content, place), 3).reshape(lines, -1, length)
     return norm(both, weights, "bn_output").view(lines, -1, 2, length).sum(2)
+
+
+def without_positions(x_NCL: Tensor, weights: Weights) -> Tensor:
+    """The same without tables: MedT's local branch."""
+    lines, _, length = x_NCL.shape
+    heads = len(weights["bn_similarity.weight"])
+    qkv = norm(F.conv1d(x_NCL, weights["qkv_transform.weight"]), weights, "bn_qkv")
+    half = qkv.shape[1] // heads // 4
+    q, k, v = qkv.view(lines, heads, -1, length).split([half, half, 2 * half], dim=2)
+    scores = norm(torch.einsum("nadi,nadj->naij", q, k), weights, "bn_similarity")
+    content = torch.einsum("naij,naej->naei", scores.softmax(-1), v)
+    return norm(content.reshape(lines, -1, length), weights, "bn_output")
+
+
+def _gated(term: Tensor, gate: Tensor | None) -> Tensor:
+    return term if gate is None else term * gate
 
 
 def along(x_BCHW: Tensor, weights: Weights, axis: str, span: int | None) -> Tensor:
     """The attention of one axis over a whole picture."""
     lines = x_BCHW.permute(0, 3, 1, 2) if axis == "hight" else x_BCHW.permute(0, 2, 1, 3)
     length = lines.shape[3]
+    if "relative" not in weights:
+        return _back(without_positions(lines.flatten(0, 1), weights), lines, axis)
     place = torch.arange(length)
     distance = (place[:, None] - place[None]).abs()
     sees = None if span is None else distance <= span // 2
@@ -74,7 +105,12 @@ def along(x_BCHW: Tensor, weights: Weights, axis: str, span: int | None) -> Tens
         longer = length - weights["relative"].shape[1] // 2 - 1
         weights = {**weights, "relative": F.pad(weights["relative"], (longer, longer))}
     made = attention(lines.flatten(0, 1), weights, gathered(weights, length), sees)
-    made = made.view(*lines.shape[:2], -1, length)
+    return _back(made, lines, axis)
+
+
+def _back(made: Tensor, lines: Tensor, axis: str) -> Tensor:
+    """Lines [N, C, L] as a picture [B, C, H, W]."""
+    made = made.view(*lines.shape[:2], -1, lines.shape[3])
     return made.permute(0, 2, 3, 1) if axis == "hight" else made.permute(0, 2, 1, 3)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.backends.torch_model import fold, load_weights
@@ -14,8 +13,7 @@ from axialcli.errors import ModelError
 from axialcli.nn import build_network
 from axialcli.nn.families import recognise
 from axialcli.nn.families.axial_deeplab import SIZES, AxialDeepLab, backbone_weights
-from tests.nn.families import plain_positions
-from tests.nn.families.plain_positions import norm, under
+from tests.nn.families import plain_positions, plain_segmenters
 from tests.nn.families.test_axial_resnet import body_shapes, filled, norm_shapes, resnet_shapes
 
 PLANES, DEPTHS, STEM, CLASSES = (16, 16, 32, 48), (1, 2, 1, 2), 6, 3
@@ -50,28 +48,8 @@ def built(weights: dict[str, Tensor]) -> nn.Module:
 
 
 def plainly(image: Tensor, weights: dict[str, Tensor], span: int) -> Tensor:
-    weights = {name: tensor.double() for name, tensor in weights.items()}
-    image = image.double()
-    feature4, feature8, _, feature16 = plain_positions.stages(
-        image, under(weights, "backbone."), last_stride=1, span=span
-    )
-
-    def project(x: Tensor, name: str, at: tuple[int, int]) -> Tensor:
-        return norm(F.conv2d(x, weights[f"{name}.{at[0]}.weight"]), weights, f"{name}.{at[1]}").relu()
-
-    def separable(x: Tensor, name: str) -> Tensor:
-        x = F.conv2d(x, weights[f"{name}.0.weight"], padding=2, groups=x.shape[1])
-        return project(norm(x, weights, f"{name}.1").relu(), name, (3, 4))
-
-    def upsampled(x: Tensor, factor: int, like: Tensor) -> Tensor:
-        x = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
-        return x[:, :, : like.shape[2], : like.shape[3]]
-
-    low8, low4 = project(feature8, "low8", (0, 1)), project(feature4, "low4", (0, 1))
-    x = upsampled(project(feature16, "project16", (0, 1)), 2, low8)
-    x = upsampled(separable(torch.cat((x, low8), 1), "fuse8"), 2, low4)
-    x = separable(separable(torch.cat((x, low4), 1), "fuse4"), "head")
-    return upsampled(F.conv2d(x, weights["classify.weight"], weights["classify.bias"]), 4, image)
+    doubles = {name: tensor.double() for name, tensor in weights.items()}
+    return plain_segmenters.axial_deeplab(image.double(), doubles, span=span)
 
 
 @pytest.mark.parametrize("size", [(64, 128), (77, 151), (1, 1), (200, 18)])

@@ -164,3 +164,38 @@ def test_gradients_flow_through_the_blocks() -> None:
     # What a norm adds to every score of a query alike changes nothing.
     silent = {name for name, part in module.named_parameters() if part.grad is None}
     assert silent == {"bn_similarity.bias"}
+
+
+@pytest.mark.parametrize("axis", ["width", "height"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"length": 9},
+        {"length": 9, "gated": True},
+        {"length": None, "positions": False},
+        {"length": 4, "beyond": "local"},
+        {"length": 4, "span": 5, "beyond": "clip"},
+        {"length": 4, "beyond": "clip"},
+        {"length": 4, "beyond": "interpolate"},
+        {"length": 40, "span": 3},
+    ],
+)
+def test_what_is_exported_gives_the_same_numbers(
+    axis: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = PositionSensitiveAttention(16, 32, axis=axis, heads=4, **settings).double().eval()  # type: ignore[arg-type]
+    for norm in (layer.bn_qkv, layer.bn_similarity, layer.bn_output):
+        norm.running_var.uniform_(0.5, 2.0)
+        norm.running_mean.normal_()
+    # Lines of 40 tokens are several pieces where there is a radius.
+    along = settings["length"] or 40
+    along = 40 if settings.get("beyond") else along
+    size = (3, along) if axis == "width" else (along, 3)
+    tokens_BHWC = torch.randn(2, *size, 16, dtype=torch.float64)
+
+    with torch.inference_mode():
+        expected = layer(tokens_BHWC)
+        monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+        found = layer(tokens_BHWC)
+
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
