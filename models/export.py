@@ -10,7 +10,7 @@ from torch import Tensor
 
 from axialcli.backends.model_file import write_model
 from axialcli.backends.spec import FORMAT, ModelSpec
-from axialcli.engine.stream import trace
+from axialcli.engine.stream import NotStreamable, trace
 from axialcli.geometry import Size
 from axialcli.nn import build_network
 
@@ -31,6 +31,10 @@ def export(recipe: dict[str, Any], weights: dict[str, Tensor], path: Path) -> No
     }
     if recipe["task"] == "segmentation":
         network = build_network(**recipe["network"]).eval()
-        graph = trace(network, len(recipe["input"]["channels"]), Size(64, 64))
-        said |= {"network_stride": graph.period, "receptive_field_px": graph.receptive_field_px()}
+        try:
+            graph = trace(network, len(recipe["input"]["channels"]), Size(64, 64))
+            said |= {"network_stride": graph.period, "receptive_field_px": graph.receptive_field_px()}
+        except NotStreamable:
+            # It looks at the whole picture, as separable attention does.
+            said["network_stride"] = network.network_stride
     write_model(path, ModelSpec.from_json(json.dumps(said), str(path)), weights)

@@ -47,6 +47,13 @@ def cost_of_a_step(recipe: dict[str, Any], data: Path, zoo: Path) -> float:
 
 
 def with_steps(recipe: dict[str, Any], steps: int) -> dict[str, Any]:
-    """The recipe with so many steps of its first phase, the first tenth of them to warm up."""
-    optimiser = recipe["optimiser"] | {"warmup_steps": max(2, steps // 10), "frozen_norm_steps": 0}
+    """The recipe with so many steps of its first phase, the first tenth of them to warm up.
+
+    The weights are those of the last step: so few steps would leave a moving average far behind.
+    """
+    optimiser = recipe["optimiser"] | {
+        "warmup_steps": max(2, steps // 10),
+        "frozen_norm_steps": 0,
+        "ema_decay": 0.0,
+    }
     return recipe | {"phase": [recipe["phase"][0] | {"steps": steps}], "optimiser": optimiser}

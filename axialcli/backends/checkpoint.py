@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,17 @@ import torch
 from torch import Tensor
 
 from axialcli.backends.class_entries import class_entries
+from axialcli.backends.files import unreadable
 from axialcli.backends.foreign_words import Words, whole_description
 from axialcli.backends.spec import FORMAT, ModelSpec
 from axialcli.errors import ModelError, UsageError
-from axialcli.hints import FLAGS, ModelHints
+from axialcli.hints import FLAGS, Beyond, ModelHints
 from axialcli.nn.families import Found, recognise
 
 PICKLES = (".pt", ".pth", ".pth.tar", ".pt.tar", ".bin", ".ckpt")
 """How files of torch.save are called."""
 
-WRAPPERS = ("state_dict_ema", "state_dict", "net", "model")
+WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "net", "model")
 """Under which keys training scripts save the weights; averaged ones, which are what was measured, first."""
 
 PREFIX = "module."
@@ -42,8 +46,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Tensors and plain values are read, and an argparse.Namespace as what it is, values by name; code is not.
     Raises ModelError.
     """
+    _check_container(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # What torch says about a damaged or odd file is said below, in one line.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
             saved = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path}: refused, it carries code and not only weights") from error
@@ -53,8 +60,47 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     within = [saved[key] for key in WRAPPERS if key in saved] if isinstance(saved, dict) else []
     for candidate in (saved, *within):
         if _is_weights(candidate):
+            check_plain(candidate, path)
             return without_prefix(candidate)
-    raise ModelError(f"{path}: holds something else than named weights")
+    keys = ", ".join(map(str, list(saved)[:4])) if isinstance(saved, dict) else type(saved).__name__
+    raise ModelError(f"{path}: holds something else than named weights ({keys:.80})")
+
+
+def _check_container(path: Path) -> None:
+    """Raises ModelError for what torch.save never writes: other files, and zips that are more than they take.
+
+    Packed members would be unpacked into memory, however large they claim to be.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start[:1] == b"\x80":
+            return
+        if start != b"PK\x03\x04":
+            raise ModelError(f"{path}: not a PyTorch file")
+        with zipfile.ZipFile(path) as archive:
+            packed = any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist())
+            claimed = sum(one.file_size for one in archive.infolist())
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ModelError(f"{path}: not a whole PyTorch file ({error!s:.80})") from error
+    if packed or claimed > path.stat().st_size:
+        raise ModelError(f"{path}: refused, its parts are packed, as torch.save never does")
+
+
+def check_plain(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raises ModelError for tensors that are not simply numbers in memory, such as views that repeat few."""
+    for name, tensor in weights.items():
+        plain = (
+            not tensor.is_nested
+            and tensor.layout == torch.strided
+            and not tensor.is_quantized
+            and tensor.device.type == "cpu"
+            and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+        )
+        if not plain:
+            raise ModelError(f"{path}: {name:.80} is no plain tensor of numbers")
 
 
 def without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -83,24 +129,22 @@ def describe_checkpoint(
             f"those of no family that axial knows ({keys:.80} …)"
         )
     _check_hints(path, found, hints)
-    config, size, notes = dict(found.config), found.size, [f"read as {found.family}", *found.notes]
-    if hints.positions is not None:
-        config["beyond"], size = hints.positions, None
-        own = "its own size" if found.size is None else "{} x {} pixels".format(*found.size)
-        notes.append(f"positions beyond {own} by '{hints.positions}': quality there is not proven")
+    notes = [f"read as {found.family}", *found.notes]
+    notes += [note for name, note in found.unless.items() if not _given(hints, name)]
     words = Words(str(path), None, {}, hints)
     mean, std = (list(words.get("input", key) or getattr(found, key)) for key in ("mean", "std"))
     facts: dict[str, Any] = {
         "format": FORMAT,
-        "name": "".join(c if c.isprintable() else "?" for c in path.name.split(".")[0])[:200],
+        "name": _name(path),
         "task": found.task,
-        "architecture": {"name": found.architecture, **config},
+        "architecture": {"name": found.architecture, **found.config},
         "input": {
             "channels": ["red", "green", "blue"],
             "mean": mean * 3 if len(mean) == 1 else mean,
             "std": std * 3 if len(std) == 1 else std,
-            "size": None if size is None else list(size),
+            "size": None if found.size is None else list(found.size),
             "multiple": found.multiple,
+            "ask_mpp": found.ask_mpp and hints.mpp is None,
         },
         "output": {
             "activation": found.activation,
@@ -108,10 +152,48 @@ def describe_checkpoint(
             "stride": 1,
         },
         "classes": class_entries(words, found.classes),
-        "network_stride": found.network_stride if size is None else math.gcd(found.network_stride, *size),
+        "network_stride": math.gcd(found.network_stride, *(found.size or ())),
         "notes": notes,
     }
-    return whole_description(words.with_facts(facts), str(path)), dict(found.weights)
+    spec = whole_description(words.with_facts(facts), str(path))
+    if hints.positions is not None:
+        # Tiles of another size begin where the network's own strides do.
+        spec = replace(reaching(spec, hints.positions), network_stride=found.network_stride)
+    return spec, dict(found.weights)
+
+
+def reaching(spec: ModelSpec, positions: Beyond) -> ModelSpec:
+    """The description of a network whose positions reach beyond the size that it was trained at."""
+    own = "its own size" if spec.input.size is None else "{} x {} pixels".format(*spec.input.size)
+    note = f"positions beyond {own} by '{positions}': quality there is not proven"
+    return replace(
+        spec,
+        config={**spec.config, "beyond": positions},
+        input=replace(spec.input, size=None),
+        notes=(*spec.notes, note),
+    )
+
+
+def translated(spec: ModelSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as the described network names them: of a family's own checkpoint what is made of it."""
+    try:
+        found = recognise(weights)
+    except ModelError:
+        found = None
+    return dict(found.weights if found is not None and found.architecture == spec.architecture else weights)
+
+
+def _name(path: Path) -> str:
+    ending = next(
+        (one for one in sorted(PICKLES, key=len, reverse=True) if path.name.endswith(one)), path.suffix
+    )
+    return "".join(c if c.isprintable() else "?" for c in path.name.removesuffix(ending))[:200]
+
+
+def _given(hints: ModelHints, name: str) -> bool:
+    """Whether the user has said it; mean and std are a range in other words."""
+    names = ("range", "mean") if name == "range" else (name,)
+    return any(getattr(hints, one) is not None for one in names)
 
 
 def _check_hints(path: Path, found: Found, hints: ModelHints) -> None:
@@ -123,6 +205,8 @@ def _check_hints(path: Path, found: Found, hints: ModelHints) -> None:
     count = hints.classes if isinstance(hints.classes, int) else len(hints.classes or ())
     if count and count != found.classes:
         raise UsageError(f"{path}: --classes gives {count}, {found.family} answers {found.classes}")
+    if hints.threshold is not None and found.classes != 2:
+        raise UsageError(f"{path}: --threshold needs two classes, {found.family} answers {found.classes}")
     for name in ("mean", "std"):
         values = getattr(hints, name)
         if values is not None and len(values) not in (1, 3):

@@ -182,6 +182,7 @@ KINDS: dict[str, Any] = {
         "layout": _is_one_of(InputLayout),
         "size": lambda v: _is_list(_is_whole(MAX_SIZE), 2)(v) and len(v) == 2,
         "multiple": _is_whole(MAX_STRIDE),
+        "ask_mpp": lambda v: isinstance(v, bool),
     },
     "output": {
         "activation": _is_one_of(Activation),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,13 +12,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from axialcli.backends.checkpoint import PICKLES, describe_checkpoint, is_pickle, read_weights, without_prefix
+from axialcli.backends.checkpoint import (
+    PICKLES,
+    check_plain,
+    describe_checkpoint,
+    is_pickle,
+    reaching,
+    read_weights,
+    translated,
+    without_prefix,
+)
 from axialcli.backends.files import is_readable, read_sidecar, unreadable
 from axialcli.backends.spec import METADATA_KEY, ModelSpec
 from axialcli.backends.torchscript_model import is_torchscript
 from axialcli.backends.wsinfer import wsinfer_files, wsinfer_hash, wsinfer_spec
 from axialcli.errors import ModelError
 from axialcli.hints import ModelHints
+from axialcli.nn import ARCHITECTURES
 
 GATHERED = ("running_mean", "running_var", "num_batches_tracked")
 """How weights end that no training step changes."""
@@ -69,8 +80,8 @@ def read_model(path: Path, hints: ModelHints | None = None) -> tuple[ModelSpec, 
         )
     if said is None and not is_readable(_sidecar(path)):
         return describe_checkpoint(path, without_prefix(weights), hints)
-    hints.refuse(str(path))
-    return spec_of(path, said), weights
+    spec = _with_hints(path, spec_of(path, said), hints)
+    return spec, translated(spec, weights) if said is None else weights
 
 
 def read_spec(path: Path, hints: ModelHints | None = None) -> ModelSpec:
@@ -98,8 +109,17 @@ def read_spec(path: Path, hints: ModelHints | None = None) -> ModelSpec:
             raise ModelError(f"{path}: not a whole safetensors file ({error!s:.80})") from error
     if said is None and not is_readable(_sidecar(path)):
         return read_model(path, hints)[0]
-    hints.refuse(str(path))
-    return spec_of(path, said)
+    return _with_hints(path, spec_of(path, said), hints)
+
+
+def _with_hints(path: Path, spec: ModelSpec, hints: ModelHints) -> ModelSpec:
+    """A description with the one hint that it may leave open. Raises UsageError for others."""
+    config, _ = ARCHITECTURES.get(spec.architecture, (None, None))
+    if hints.positions is None or config is None or not hasattr(config, "beyond"):
+        hints.refuse(str(path))
+        return spec
+    replace(hints, positions=None).refuse(str(path))
+    return reaching(spec, hints.positions)
 
 
 def carries_code(path: Path) -> bool:
@@ -153,6 +173,7 @@ def _read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except UNREADABLE as error:
         raise ModelError(f"{path}: not a whole safetensors file ({error!s:.80})") from error
+    check_plain(weights, path)
     return said, weights
 
 

@@ -31,7 +31,8 @@ class InputSpec:
     mpp_range: resolutions that need no resampling; contains mpp. layout: the order of the network's axes,
     "NCHW" or "NHWC", or "NCDHW" of a network that takes volumes, whose mpp is that of height and width.
     size: height and width, where the network takes no other. multiple: heights and widths have to be
-    multiples of it; what a tile lacks is filled by repeating its last row and column.
+    multiples of it; what a tile lacks is filled by repeating its last row and column. ask_mpp: trained at no
+    resolution of its own, so that whoever runs it has to say one.
     """
 
     channels: tuple[str, ...]
@@ -42,6 +43,7 @@ class InputSpec:
     layout: str = "NCHW"
     size: tuple[int, int] | None = None
     multiple: int = 1
+    ask_mpp: bool = False
 
     @property
     def takes_volumes(self) -> bool:
@@ -168,6 +170,7 @@ class ModelSpec:
                     "layout": self.input.layout,
                     "size": list(self.input.size) if self.input.size else None,
                     "multiple": self.input.multiple,
+                    "ask_mpp": self.input.ask_mpp,
                 },
                 "output": {
                     "activation": self.output.activation,
@@ -236,6 +239,7 @@ def _read_input(source: Mapping[str, Any]) -> InputSpec:
         layout=_text(source.get("layout", "NCHW")),
         size=size,
         multiple=_whole(source.get("multiple", 1)),
+        ask_mpp=source.get("ask_mpp", False) is True,
         channels=tuple(map(_text, source["channels"])),
         mean=tuple(map(_number, source["mean"])),
         std=tuple(map(_number, source["std"])),

@@ -120,7 +120,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) 
 
 def _check_values(name: str, tensor: Tensor, where: str) -> None:
     if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        raise ModelError(f"{where}: {name} is stored as {tensor.dtype}, {tensor.layout}; give plain floats")
+        raise ModelError(f"{where}: {name} is stored as {tensor.dtype}; give floats of 16 to 64 bits")
     if not tensor.float().isfinite().all():
         raise ModelError(f"{where}: {name} holds NaN or infinity")
 

@@ -51,8 +51,8 @@ def convert(
     show_messages()
     import torch
 
-    from axialcli.backends import load_model
     from axialcli.backends.model_file import carries_code, model_bytes, read_model
+    from axialcli.backends.torch_model import TorchModel
     from axialcli.output import check_file, publish_bytes
 
     if checkpoint.suffix == ".onnx" or carries_code(checkpoint):
@@ -60,8 +60,16 @@ def convert(
             f"{checkpoint}: carries a network of its own, not the weights of one that axial knows"
         )
     check_file(out, inputs=[checkpoint], may_exist=force)
+    spec, weights = read_model(checkpoint, hints)
     # Built and tried once: what does not fit is not written.
-    loaded = load_model(checkpoint, device="cpu", hints=hints)
-    data = model_bytes(loaded.spec, read_model(checkpoint, hints)[1], getattr(torch, dtype))
+    TorchModel(
+        spec=spec,
+        weights=weights,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        sha256="",
+        where=str(checkpoint),
+    )
+    data = model_bytes(spec, weights, getattr(torch, dtype))
     publish_bytes(data, out)
-    say(f"{printable(str(out))}: {len(data) / 1e6:.2f} MB, {loaded.spec.architecture}")
+    say(f"{printable(str(out))}: {len(data) / 1e6:.2f} MB, {spec.architecture}")

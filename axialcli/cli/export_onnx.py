@@ -9,6 +9,14 @@ import typer
 from rich.table import Table
 
 from axialcli.cli.console import as_text, printable, say
+from axialcli.cli.model_options import (
+    ClassesOption,
+    InputRangeOption,
+    ModelMppOption,
+    PositionsOption,
+    ThresholdOption,
+    model_hints,
+)
 from axialcli.cli.sample import parse_size
 from axialcli.config import ExportDtype, check_choice
 from axialcli.errors import ModelError
@@ -33,6 +41,11 @@ def export_onnx(
     pixels: Annotated[
         bool, typer.Option("--pixels", help="The file takes values of 0 to 255 and normalises them itself.")
     ] = False,
+    classes: ClassesOption = None,
+    model_mpp: ModelMppOption = None,
+    input_range: InputRangeOption = None,
+    threshold: ThresholdOption = None,
+    positions: PositionsOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
 ) -> None:
     """Export a model to ONNX.
@@ -44,6 +57,13 @@ def export_onnx(
     """
     check_choice("--dtype", dtype, ExportDtype)
     size = None if static is None else parse_size(static, option="--static")
+    hints = model_hints(
+        classes=classes,
+        model_mpp=model_mpp,
+        input_range=input_range,
+        threshold=threshold,
+        positions=positions,
+    )
     from axialcli.backends import load_model
     from axialcli.backends.export import export
     from axialcli.backends.model_file import carries_code
@@ -61,7 +81,7 @@ def export_onnx(
     # Not the name that the file gives itself, which could lead anywhere.
     target = out or Path(f"{model if model in model_names() else Path(model).stem}.onnx")
     check_file(target, inputs=model_files(model), may_exist=force)
-    loaded = load_model(model, device="cpu", dtype="float32")
+    loaded = load_model(model, device="cpu", dtype="float32", hints=hints)
     assert isinstance(loaded, TorchModel)
     made = export(loaded, opset=opset, dtype=dtype, static=size, pixels=pixels)  # type: ignore[arg-type] # checked
     publish_bytes(made.data, target)

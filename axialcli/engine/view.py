@@ -8,6 +8,7 @@ import math
 from axialcli.backends import Model
 from axialcli.backends.spec import InputSpec
 from axialcli.config import PredictSettings
+from axialcli.errors import UsageError
 from axialcli.image import Slide, SlideView, Stack
 
 SAME_MPP = 0.02
@@ -21,7 +22,7 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
 
     A level within the model's range of resolutions is taken as it is; otherwise the slide is
     resampled to the model's microns per pixel. Warns where the settings choose a resolution that the model
-    is not made for, or the slide has none that is fine enough.
+    is not made for, or the slide has none that is fine enough. Raises UsageError where neither says one.
     """
     wanted = model.spec.input
     if settings.level is not None or settings.mpp is not None:
@@ -35,6 +36,10 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
                 _range(wanted),
             )
         return view
+    if wanted.ask_mpp:
+        raise UsageError(
+            f"model '{model.spec.name}' was trained at no resolution of its own: say one with --mpp or --level"
+        )
     if wanted.mpp is None:
         return slide.view(level=0)
     if slide.mpp is None:

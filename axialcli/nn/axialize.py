@@ -95,7 +95,7 @@ class AxializedAttention(nn.Module):
         super().__init__()
         if order not in ("width_height", "height_width", "parallel"):
             raise ValueError(f"order {order!r} is neither 'width_height', 'height_width' nor 'parallel'")
-        if span is not None and (span % 2 == 0 or span < 1):
+        if span is not None and (type(span) is not int or span % 2 == 0 or span < 1):
             raise ValueError(f"the span is {span}: it has to be odd, so that it has a centre")
         if min(grid) < 1:
             raise ValueError(f"a grid of {grid[0]} x {grid[1]} has no tokens")

@@ -31,8 +31,9 @@ class Found:
     "segmentation" or "classification". classes: how many the network answers. mean, std: per channel (red,
     green, blue), in units of the full scale. size: height and width, where the network takes no other.
     multiple: heights and widths are multiples of it. network_stride: pixels per token. activation,
-    threshold: as in a model file. beyond: the settings of that name that it takes. notes: what a user should
-    know of what is and is not as in the public code.
+    threshold: as in a model file. beyond: the settings of that name that it takes. ask_mpp: trained at no
+    resolution of its own, so that whoever runs it has to say one. notes: what a user should know of what is
+    and is not as in the public code; unless: such notes that hold where a hint of that name is not given.
     """
 
     family: str
@@ -49,7 +50,9 @@ class Found:
     activation: Literal["softmax", "sigmoid"] = "softmax"
     threshold: float | None = None
     beyond: tuple[Beyond, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    ask_mpp: bool = False
+    notes: tuple[str, ...] = ()
+    unless: Mapping[str, str] = field(default_factory=dict)
 
 
 Recognise = Callable[[Mapping[str, Tensor]], Found | None]

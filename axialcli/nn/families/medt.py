@@ -192,7 +192,12 @@ def recognise(weights: Mapping[str, Tensor]) -> Found | None:
         activation="sigmoid" if logits == 2 else "softmax",
         threshold=1 / (1 + math.exp(-LOGIT)) if logits == 2 else None,
         beyond=() if local else ("local", "clip", "interpolate"),
-        notes=_notes(size, logits),
+        ask_mpp=True,
+        notes=(
+            f"trained on whole pictures squeezed to {size}x{size}",
+            "trained on blue, green, red: the first convolution is turned round, and takes red, green, blue",
+        ),
+        unless={"threshold": _decision(logits)},
     )
 
 
@@ -211,14 +216,7 @@ def _our_weights(weights: Mapping[str, Tensor], without_positions: bool, logits:
     return ours
 
 
-def _notes(size: int, logits: int) -> tuple[str, ...]:
-    decided = (
-        f"class 1 is where its logit is {LOGIT} or more, as the public code's test.py decides"
-        if logits == 2
-        else f"the largest of {logits} logits decides; the public code's test.py writes channel 1 alone"
-    )
-    return (
-        f"trained on whole pictures squeezed to {size}x{size}: say the resolution, with --mpp or --level",
-        decided,
-        "trained on blue, green, red: the first convolution is turned round, and takes red, green, blue",
-    )
+def _decision(logits: int) -> str:
+    if logits == 2:
+        return f"class 1 is where its logit is {LOGIT} or more, as the public code's test.py decides"
+    return f"the largest of {logits} logits decides; the public code's test.py writes channel 1 alone"

@@ -192,9 +192,9 @@ def recognise(weights: Mapping[str, Tensor]) -> Found | None:
         multiple=patch,
         network_stride=patch,
         beyond=("interpolate",),
-        notes=(
-            "heads have 64 channels, as in all published sizes: no shape tells",
-            "mean and deviation are ImageNet's, as DeiT was trained; timm's other ViTs were mostly trained "
-            "with 0.5 and 0.5: no key tells, so say it",
-        ),
+        notes=("heads have 64 channels, as in all published sizes: no shape tells",),
+        unless={
+            "range": "mean and std are ImageNet's, as DeiT was trained; timm's other ViTs mostly had 0.5 "
+            "and 0.5: no key tells, so say it"
+        },
     )

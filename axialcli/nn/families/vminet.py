@@ -192,9 +192,9 @@ def recognise(weights: Mapping[str, Tensor]) -> Found | None:
         notes=(
             f"takes pictures of {config.trained_side} x {config.trained_side} px, "
             "for its sums have one learned weight a token",
-            "mean and std are ImageNet's, which the file does not say",
             "'interpolate' for other sizes is axial's own and has not been measured",
         ),
+        unless={"range": "mean and std are ImageNet's, which the file does not say"},
     )
 
 
