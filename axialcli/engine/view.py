@@ -38,7 +38,7 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
         return view
     if wanted.ask_mpp:
         raise UsageError(
-            f"model '{model.spec.name}' was trained at no resolution of its own: say one with --mpp or --level"
+            f"model '{model.spec.name}' was trained at no one resolution: say one with --mpp or --level"
         )
     if wanted.mpp is None:
         return slide.view(level=0)

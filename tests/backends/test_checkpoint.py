@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from axialcli.cli.app import run
 from axialcli.errors import ModelError, UsageError
 from axialcli.hints import ModelHints
 from axialcli.nn import build_network
+from tests.nn.families.made_up import filled
+from tests.nn.families.test_medt import public_keys
 
 CONFIG = {"base_dim": 3, "stage_blocks": (1, 1, 1, 1), "trained_side": 32, "answers": 4}
 
@@ -144,6 +147,7 @@ def test_hints_say_what_the_file_does_not(tmp_path: Path, weights: dict[str, Ten
             "leave out --task, --output-stride, the weights are",
         ),
         ({"positions": "clip"}, "--positions is 'clip', but VMINet of base width 3"),
+        ({"threshold": 0.4}, "--threshold needs two classes, VMINet of base width 3"),
         ({"mean": (1, 2), "std": (1, 2)}, "--input-range gives 2 values, there are 3 channels"),
     ],
 )
@@ -188,6 +192,104 @@ def test_without_the_option_a_network_keeps_to_its_own_size(
     assert model.spec.input.size == (32, 32)
     with torch.inference_mode(), pytest.raises(ValueError, match="are for 8 x 8 tokens"):
         model.run(torch.rand(1, 3, 48, 64))
+
+
+def sparse(tensor: Tensor) -> Tensor:
+    return tensor.to_sparse()
+
+
+def repeated(tensor: Tensor) -> Tensor:
+    """A few bytes that claim to be many numbers."""
+    return torch.zeros(1).expand(8, 3, 7, 10**11)
+
+
+@pytest.mark.parametrize("how", [sparse, repeated])
+def test_tensors_that_are_no_plain_numbers_are_refused_before_anything_is_made_of_them(
+    tmp_path: Path, weights: dict[str, Tensor], how: Any
+) -> None:
+    path = tmp_path / "some.pth"
+    torch.save(weights | {"stem.0.conv.weight": how(weights["stem.0.conv.weight"])}, path)
+
+    with pytest.raises(ModelError, match=r"stem\.0\.conv\.weight is no plain tensor of numbers"):
+        read_model(path)
+
+
+def test_a_file_whose_parts_are_packed_is_not_unpacked(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    path = tmp_path / "some.pth"
+    torch.save(weights, tmp_path / "stored.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "stored.pth") as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+
+    with pytest.raises(ModelError, match="its parts are packed"):
+        read_model(path)
+
+
+def test_a_page_of_text_is_no_pytorch_file(tmp_path: Path) -> None:
+    (tmp_path / "some.pth").write_text("<html>404</html>")
+
+    with pytest.raises(ModelError, match="not a PyTorch file"):
+        read_model(tmp_path / "some.pth")
+
+
+def test_a_description_beside_a_public_file_means_the_network_that_is_made_of_it(tmp_path: Path) -> None:
+    """Of three classes, so that all weights fit as they are; only their order of channels does not."""
+    torch.manual_seed(0)
+    path = tmp_path / "net.pth"
+    torch.save(public_unet(), path)
+    image_BCHW = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        want = axialcli.load_model(path, device="cpu").run(image_BCHW)
+        path.with_name("net.pth.json").write_text(read_spec(path).to_json())
+        found = axialcli.load_model(path, device="cpu").run(image_BCHW)
+
+    assert torch.equal(found, want)
+    assert (want - want.mean((2, 3), keepdim=True)).abs().max() > 1e-3
+
+
+def public_unet() -> dict[str, Tensor]:
+    return filled({k: s for k, s in public_keys("gated", 32, 3).items() if not k.endswith("flatten_index")})
+
+
+def test_a_converted_file_takes_positions_as_well(tmp_path: Path) -> None:
+    torch.save(public_unet(), tmp_path / "net.pth")
+    out = tmp_path / "made.safetensors"
+    assert run(["convert", str(tmp_path / "net.pth"), str(out)]) == 0
+
+    model = axialcli.load_model(out, device="cpu", hints=ModelHints(positions="local"))
+
+    assert model.spec.input.size is None
+    assert model.spec.config["beyond"] == "local"
+    assert "quality there is not proven" in model.spec.notes[-1]
+    with torch.inference_mode():
+        assert model.run(torch.rand(1, 3, 48, 80)).shape == (1, 3, 48, 80)
+    with pytest.raises(UsageError, match="leave out --classes"):
+        read_spec(out, ModelHints(positions="local", classes=3))
+
+
+def test_a_network_of_no_one_resolution_asks_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(public_unet(), tmp_path / "net.pth")
+    assert run(["sample", str(tmp_path / "s.tif"), "--size", "64"]) == 0
+    command = ["predict", str(tmp_path / "s.tif"), "--out", str(tmp_path / "m.tif")]
+    command += ["--model", str(tmp_path / "net.pth")]
+
+    assert run(command) == 2
+    assert "say one with --mpp or --level" in capsys.readouterr().err
+    assert run([*command, "--mpp", "0.5"]) == 0
+    assert json.loads((tmp_path / "m.tif.json").read_text())["output"]["size"] == [32, 32]
+
+
+def test_notes_that_an_option_makes_untrue_are_left_out(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    torch.save(weights, tmp_path / "some.pth")
+
+    assert any("ImageNet's" in note for note in read_spec(tmp_path / "some.pth").notes)
+    hints = ModelHints(range="0-1")
+    assert not any("ImageNet's" in note for note in read_spec(tmp_path / "some.pth", hints).notes)
 
 
 class Evil:

@@ -244,7 +244,8 @@ def test_class_1_begins_where_the_public_code_says() -> None:
     assert (found.activation, found.classes) == ("sigmoid", 2)
     assert found.threshold is not None
     assert math.log(found.threshold / (1 - found.threshold)) == pytest.approx(0.5)
-    assert "--mpp" in found.notes[0]
+    assert found.ask_mpp
+    assert "squeezed" in found.notes[0]
 
 
 def test_more_classes_are_decided_by_the_largest_logit() -> None:
