@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,15 @@ from tests.nn.families.made_up import filled
 from tests.nn.families.test_medt import public_keys
 
 CONFIG = {"base_dim": 3, "stage_blocks": (1, 1, 1, 1), "trained_side": 32, "answers": 4}
+
+
+@pytest.fixture(autouse=True)
+def logger_as_it_was() -> Iterator[None]:
+    """The command line lets the logger speak to the terminal of the moment."""
+    logger = logging.getLogger("axial")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from axialcli.backends import load_model
 from axialcli.backends.model_file import read_model, read_spec, write_model
 from axialcli.backends.spec import ModelSpec
-from axialcli.backends.zoo import find_model
+from axialcli.backends.zoo import find_model, model_names
 from axialcli.errors import ModelError
 from tests.networks import small_model_file, small_spec, small_weights
 
@@ -64,7 +64,9 @@ def test_a_file_that_carries_code_is_refused_and_not_run(tmp_path: Path) -> None
 
 
 def test_a_missing_model_names_those_that_there_are() -> None:
-    with pytest.raises(ModelError, match="no model 'nuclie': neither a file nor one of the names nuclei"):
+    names = ", ".join(model_names())
+    assert "nuclei" in names
+    with pytest.raises(ModelError, match=f"no model 'nuclie': neither a file nor one of the names {names}"):
         load_model("nuclie")
 
 
@@ -208,8 +210,8 @@ def test_a_nested_description_is_refused(tmp_path: Path) -> None:
         (torch.tensor([0, math.inf]), "head.bias holds NaN or infinity"),
         (torch.tensor([0, 1e300], dtype=torch.float64), "head.bias holds NaN or infinity"),
         (torch.tensor([0, 1]), "head.bias is stored as torch.int64"),
-        (torch.zeros(2).to_sparse(), "head.bias is stored as torch.float32, torch.sparse_coo"),
-        (torch.zeros(2, device="meta"), "head.bias is stored"),
+        (torch.zeros(2).to_sparse(), "head.bias is no plain tensor of numbers"),
+        (torch.zeros(2, device="meta"), "head.bias is no plain tensor of numbers"),
     ],
 )
 def test_weights_that_are_no_finite_floats_are_named(
@@ -260,7 +262,7 @@ def test_whatever_torch_raises_is_one_kind_of_error(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    (tmp_path / "m.pth").write_bytes(b"x")
+    torch.save({}, tmp_path / "m.pth")
     monkeypatch.setattr(torch, "load", fail)
 
     with pytest.raises(ModelError, match=r"m\.pth: not a whole PyTorch file \(\w+\)"):
