@@ -96,7 +96,7 @@ CASES = [
         "missing model",
         lambda f: good_slide(f / "slide.tif"),
         4,
-        "no model 'nowhere.safetensors': neither a file nor one of the names landcover, nuclei",
+        "no model 'nowhere.safetensors': neither a file nor one of the names landcover, {rest}",
         ("--model", "nowhere.safetensors"),
     ),
     Case(
