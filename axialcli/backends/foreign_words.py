@@ -65,12 +65,7 @@ def read_words(path: Path, hints: ModelHints) -> Words:
 
 def whole_description(said: Mapping[str, Any], where: str) -> ModelSpec:
     """The description of what is said in full. Raises ModelError, which names the file `where`."""
-    try:
-        return ModelSpec.from_json(json.dumps(said), where)
-    except ModelError as error:
-        if str(error).startswith(where):
-            raise
-        raise ModelError(f"{where}: {error}") from error
+    return ModelSpec.from_json(json.dumps(said), where)
 
 
 def _read_part(sidecar: Path) -> dict[str, Any]:

@@ -220,6 +220,10 @@ class ModelSpec:
                 quality=dict(said.get("quality", {})),
                 notes=tuple(map(str, said.get("notes", ()))),
             )
+        except ModelError as error:
+            if str(error).startswith(where):
+                raise
+            raise ModelError(f"{where}: {error}") from error
         except RecursionError as error:
             raise ModelError(f"{where}: the model's description is nested too deeply") from error
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
