@@ -117,9 +117,24 @@ class Model(ABC):
             return (probs_KHW[1] > probs_KHW[0]).to(dtype)
         if probs_KHW.ndim == 1:
             return probs_KHW.argmax(0).to(dtype)
-        # argmax answers in int64: a few rows at a time, or it would outweigh the probabilities.
-        starts = range(0, probs_KHW.shape[1], 32)
-        return torch.cat([probs_KHW[:, y : y + 32].argmax(0).to(dtype) for y in starts])
+        # argmax goes down the classes pixel by pixel, ten times as slowly as class by class.
+        # torch fills no uint16.
+        counted = torch.uint8 if dtype == torch.uint8 else torch.int32
+        labels_HW = torch.zeros(probs_KHW.shape[1:], dtype=counted, device=probs_KHW.device)
+        most_HW = probs_KHW[0]
+        for label in range(1, len(probs_KHW)):
+            labels_HW.masked_fill_(probs_KHW[label] > most_HW, label)
+            most_HW = torch.maximum(most_HW, probs_KHW[label])
+        return labels_HW.to(dtype)
+
+    def decide_logits(self, logits_BKHW: Tensor) -> Tensor:
+        """The class of each pixel of one picture, as `decide` finds it from the probabilities, outside ties.
+
+        logits_BKHW: float32 [1, K, H, W]. Where the highest logit decides, no probability is computed.
+        """
+        if self.spec.output.activation == "softmax" and self.spec.output.threshold is None:
+            return self.decide(logits_BKHW[0])
+        return self.decide(self.activate(logits_BKHW)[0])
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
         """Pixel values as `predict` takes them -> what the network sees, in the model's dtype and device.
@@ -140,17 +155,27 @@ class Model(ABC):
             )
         if images_BCHW.dtype not in FULL_SCALE:
             raise ModelError(f"pixels of type {images_BCHW.dtype} are not supported")
-        ones = [1] * axes
-        scale_CHW = (self._scale_C / FULL_SCALE[images_BCHW.dtype]).view(-1, *ones)
+        scale_C = self._scale_C / FULL_SCALE[images_BCHW.dtype]
         images_BCHW = images_BCHW.to(self.device, non_blocking=True)
         if images_BCHW.dtype == torch.uint16:
             images_BCHW = images_BCHW.to(torch.int32)
         values_BCHW = images_BCHW.to(torch.float32)
         if images_BCHW.is_floating_point():
             values_BCHW = values_BCHW.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        values_BCHW = values_BCHW * scale_CHW
-        values_BCHW.add_(self._shift_C.view(-1, *ones))
+        values_BCHW = _scaled(values_BCHW, scale_C, self._shift_C)
         return values_BCHW.to(self.dtype, memory_format=self.memory_format)
+
+
+def _scaled(values_BCHW: Tensor, scale_C: Tensor, shift_C: Tensor) -> Tensor:
+    """values * scale + shift, channel by channel; may write over the values."""
+    values_BHWC = values_BCHW.movedim(1, -1)
+    if values_BHWC.is_contiguous() and values_BHWC.shape[-1] == len(scale_C):
+        # A row at a time: broadcast along so few channels, torch computes number by number.
+        width = values_BHWC.shape[-2]
+        values_BHWC.flatten(0, -3).flatten(1).mul_(scale_C.repeat(width)).add_(shift_C.repeat(width))
+        return values_BCHW
+    ones = [1] * (values_BCHW.ndim - 2)
+    return (values_BCHW * scale_C.view(-1, *ones)).add_(shift_C.view(-1, *ones))
 
 
 def _tensor(images_BCHW: NDArray[np.generic]) -> Tensor:

@@ -15,6 +15,7 @@ from axialcli.backends.spec import ModelSpec
 from axialcli.errors import ModelError
 from axialcli.nn import build_network
 from axialcli.nn.banded import kernel
+from axialcli.nn.fused import fuse
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -48,6 +49,8 @@ class TorchModel(Model):
         load_weights(network, weights, where)
         fold(network.eval())
         check_output(network, spec, where)
+        if device.type == "cpu":
+            fuse(network)
         self.network = network.to(device, dtype).requires_grad_(False)
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # stubs lack it
 

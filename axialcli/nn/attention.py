@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.nn import banded
+from axialcli.nn.fused import linear
 from axialcli.nn.rotary import rotate_, rotated
 from axialcli.nn.traceable import attend_traceable
 
@@ -117,22 +118,13 @@ class AxialAttention(nn.Module):
 
         Positions are relative: moving `start` for queries and keys alike changes nothing but rounding.
         """
-        q = F.linear(tokens, self.qkv.weight[: self.inner], self.qkv.bias[: self.inner])
+        q = linear(tokens, self.qkv.weight[: self.inner], self.qkv.bias[: self.inner])
         return self._with_positions(q.view(*q.shape[:-1], self.heads, -1), start)
 
-    def keys_values(self, tokens: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
-        """The keys and values [B, *grid, 2, A, D] of tokens that begin at position `start`; keys come first.
-
-        out: a contiguous tensor of that shape and the weights' dtype to write into, where no gradient
-        is wanted; it is what is returned then.
-        """
+    def keys_values(self, tokens: Tensor, start: int = 0) -> Tensor:
+        """The keys, and then the values, of tokens that begin at `start`: [B, *grid, 2, A, D]."""
         weight, bias = self.qkv.weight[self.inner :], self.qkv.bias[self.inner :]
-        if out is None:
-            kv = F.linear(tokens, weight, bias).view(*tokens.shape[:-1], 2, self.heads, -1)
-        else:
-            flat = tokens.reshape(-1, tokens.shape[-1])
-            torch.addmm(bias, flat, weight.t(), out=out.view(-1, 2 * self.inner))
-            kv = out
+        kv = linear(tokens, weight, bias).view(*tokens.shape[:-1], 2, self.heads, -1)
         self._with_positions(kv.select(-3, 0), start)
         return kv
 

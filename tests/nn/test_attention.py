@@ -178,19 +178,6 @@ def test_parts_put_together_over_keys_in_any_order_equal_forward(
     assert (out - module(tokens)).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("positions", ["none", "rotary"])
-def test_keys_and_values_are_written_where_they_are_wanted(positions: Positions) -> None:
-    module = axial("height", None, positions).requires_grad_(False)
-    tokens = torch.randn(1, 5, 3, 8, dtype=torch.float64)
-    buffer = torch.full((1, 7, 3, 2, 2, 4), math.nan, dtype=torch.float64)
-
-    made = module.keys_values(tokens, 4, out=buffer[:, 1:6])
-
-    assert made.data_ptr() == buffer[:, 1:6].data_ptr()
-    assert (buffer[:, 1:6] - module.keys_values(tokens, 4)).abs().max() < 1e-12
-    assert buffer[:, [0, 6]].isnan().all()
-
-
 def test_rotary_positions_are_as_exact_at_100_000_as_at_0() -> None:
     module = axial("width", None, "rotary", channels=64)
     tokens = torch.randn(1, 1, 40, 64, dtype=torch.float64)

@@ -49,12 +49,6 @@ class KeysValues(Operator):
     def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
         return self.module.keys_values(pieces[0].tensor, box.y0)
 
-    def run_into(self, pieces: Sequence[Piece], box: Box, out: Tensor) -> None:
-        if out.is_contiguous():
-            self.module.keys_values(pieces[0].tensor, box.y0, out=out)
-        else:
-            super().run_into(pieces, box, out)
-
 
 class HeightAttention(Operator):
     """Attention along the height: queries from the first input, keys and values from the second."""

@@ -86,13 +86,13 @@ class BlockRows:
             self._probs_KHW = np.empty((classes, box.height, box.width), np.float32)
 
     def _decide(self, rows: Box, logits_BKHW: Tensor) -> None:
-        probs_KHW = self._model.activate(logits_BKHW)[0]
+        probs_KHW = self._model.activate(logits_BKHW)[0] if self._with_probs else None
         parts = ((window, window.intersection(rows)) for window in self._windows)
         self._arriving.append(
             _Arriving(
                 rows,
-                Download(self._model.decide(probs_KHW)),
-                Download(probs_KHW) if self._with_probs else None,
+                Download(self._model.decide_logits(logits_BKHW)),
+                None if probs_KHW is None else Download(probs_KHW),
                 {
                     window: Download(logits_BKHW[(0, slice(None), *part.within(rows))])
                     for window, part in parts

@@ -51,6 +51,7 @@ from axialcli.nn.attention import AxialAttention
 from axialcli.nn.families.axial_transformer import FactorisedPositions
 from axialcli.nn.families.global_sum import GlobalSum
 from axialcli.nn.families.position_sensitive import PositionSensitiveAttention
+from axialcli.nn.fused import FusedLinear
 from axialcli.nn.whole_grid import GlobalAttention, SeparableAttention
 from axialcli.nn.windows import WindowAttention
 
@@ -74,6 +75,7 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.MaxPool2d: max_pool_module,
     nn.AvgPool2d: avg_pool_module,
     nn.Linear: linear,
+    FusedLinear: linear,
     nn.LayerNorm: layer_norm,
     nn.BatchNorm2d: batch_norm,
     nn.ReLU: relu_module,
