@@ -25,6 +25,8 @@ typedef struct {
 
 #define CHUNK 64 /* queries of a line whose keys are transposed together: they stay in the second cache */
 #define GRAIN 2  /* parts that a thread takes at once */
+#define AHEAD 4  /* keys between the one that is asked for from memory and the one that is transposed */
+#define CACHE_LINE 16 /* numbers */
 
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

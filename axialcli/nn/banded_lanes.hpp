@@ -54,6 +54,15 @@ INLINE void NAME(transpose)(VECTOR square[LANES])
     }
 }
 
+/* Asks for the channels of one position of LANES lines, so that they are near when their turn comes: lines lie
+ * far apart, and what the processor foresees on its own is too little. */
+INLINE void NAME(fetch)(const float *const lines[LANES], int64_t offset, int64_t channels)
+{
+    for (int lane = 0; lane < LANES; lane++)
+        for (int64_t c = 0; c < channels; c += CACHE_LINE)
+            __builtin_prefetch(lines[lane] + offset + c, 0, 2);
+}
+
 /* The channels of one position of LANES lines, times `scale`, into [channel][lane]. */
 INLINE void NAME(gather)(VECTOR *to, const float *const lines[LANES], int64_t offset, int64_t channels, float scale)
 {
@@ -220,6 +229,10 @@ static TARGET void NAME(parts)(const Band *band, void *buffers, int64_t first, i
             for (int64_t key = low; key < high; key++) {
                 const int64_t slot = band->slots ? band->slots[key] : key;
                 const int64_t offset = slot * band->of_k.along + head * band->of_k.head;
+                const int64_t next = smaller(key + AHEAD, high - 1), next_slot = band->slots ? band->slots[next] : next;
+                const int64_t next_offset = next_slot * band->of_k.along + head * band->of_k.head;
+                NAME(fetch)(k_lines, next_offset, channels);
+                NAME(fetch)(v_lines, next_offset, channels);
                 NAME(gather)(k + (key - low) * channels, k_lines, offset, channels, 1.0f);
                 NAME(gather)(v + (key - low) * channels, v_lines, offset, channels, 1.0f);
             }
@@ -231,6 +244,9 @@ static TARGET void NAME(parts)(const Band *band, void *buffers, int64_t first, i
                 for (int i = 0; i < some; i++)
                     NAME(gather)(q + i * channels, q_lines,
                                  (query + i) * band->of_q.along + head * band->of_q.head, channels, scale);
+                for (int i = 0; i < some; i++)
+                    NAME(fetch)((const float *const *)out_lines,
+                                (query + i) * band->of_out.along + head * band->of_out.head, channels);
                 NAME(score)(scores, room, q, k + (from - low) * channels, to - from, channels);
                 for (int i = 0; i < QUERIES; i++) {
                     const int64_t own = query + (i < some ? i : some - 1) + band->ahead;
