@@ -159,7 +159,7 @@ class Model(ABC):
         images_BCHW = images_BCHW.to(self.device, non_blocking=True)
         if images_BCHW.dtype == torch.uint16:
             images_BCHW = images_BCHW.to(torch.int32)
-        values_BCHW = images_BCHW.to(torch.float32)
+        values_BCHW = images_BCHW.to(torch.float32, memory_format=self.memory_format)
         if images_BCHW.is_floating_point():
             values_BCHW = values_BCHW.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         values_BCHW = _scaled(values_BCHW, scale_C, self._shift_C)

@@ -24,6 +24,8 @@ HOMES = {
 }
 """Where the function lies that does a kind of job and has its name: measure_engine(given, seconds, send)."""
 
+WITH_NETWORK = ("end_to_end", "network", "engine")
+
 
 def main() -> None:
     """Reads a job from standard input and answers in lines of JSON on standard output."""
@@ -39,6 +41,11 @@ def main() -> None:
     given = {**job["given"], "spawned_s": job["spawned_s"]}
     try:
         module = importlib.import_module(HOMES[job["kind"]])
+        if job["kind"] in WITH_NETWORK:
+            # As the command does.
+            from axialcli.engine.memory import keep_freed_memory
+
+            keep_freed_memory()
         getattr(module, f"measure_{job['kind']}")(given, job["seconds"], send)
     except AxialError as error:
         send({"error": str(error), "exit_code": error.exit_code})

@@ -185,6 +185,9 @@ def predict(
         for name, value in WAITING.items():
             os.environ.setdefault(name, value)
         from axialcli import pipeline
+        from axialcli.engine.memory import keep_freed_memory
+
+        keep_freed_memory()
 
         with progress_bar("predicting") as bar:
             report = pipeline.predict(
@@ -255,7 +258,7 @@ def _summary(report: dict[str, Any]) -> str:
     shown, more = classes_shown(report["classes"], lambda entry: int(entry["pixels"]), report["class_count"])
     for entry in shown:
         number = f"{entry['pixels']:,} tiles, " if tiles else ""
-        area = "" if entry["area_um2"] is None else f", {entry['area_um2'] / 1e6:.4f} mm2"
+        area = "" if entry["area_um2"] is None else f", {_area(entry['area_um2'])}"
         lines.append(f"  {printable(entry['name'])}: {number}{100 * entry['share']:.2f} %{area}")
     if more:
         lines.append(f"  and {more} more classes; {printable(report['output']['path'])}.json lists them")
@@ -266,6 +269,13 @@ def _summary(report: dict[str, Any]) -> str:
             "of the pixels have another class"
         )
     return "\n".join(lines)
+
+
+def _area(um2: float) -> str:
+    """An area in the unit that suits what a microscope sees, or an aeroplane, or a satellite."""
+    if um2 < 1e12:
+        return f"{um2 / 1e6:.4f} mm2"
+    return f"{um2 / 1e12:.1f} m2" if um2 < 1e18 else f"{um2 / 1e18:.4f} km2"
 
 
 def _class_volume(entry: dict[str, Any]) -> str:

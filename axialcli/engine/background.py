@@ -6,7 +6,7 @@ Shapes: H height, W width, C channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,13 @@ class Background:
     """Pixels within `tolerance` of `colour_C` in every channel are blank.
 
     colour_C: one number per channel, in the slide's own values and type, which must hold it exactly.
-    tolerance: 0 or more, in the same units.
+    tolerance: 0 or more, in the same units. share: of the slide that is blank, an estimate, which decides
+    how much is computed at once and no number.
     """
 
     colour_C: tuple[float, ...]
     tolerance: float
+    share: float = field(default=0.0, compare=False)
 
     def blank(self, image_HWC: NDArray[Any]) -> NDArray[np.bool_]:
         """Which pixels are blank, [H, W]. NaN never is.

@@ -5,7 +5,7 @@ Shapes: H height, W width, C channels, N pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ LEAST_SHARE = 0.02
 LARGEST_TOLERANCE = 16 / 255
 """Glass that varies more, of the brightest value, cannot be told from pale tissue."""
 SPOTS, SPOT_PX = 24, 64
+SPOTS_A_SIDE = 8
 NOISE_PERCENTILE, ROOM = 99.9, 1.5
 """The tolerance is this much of the noise times this: one pixel in thousands that falls out would keep
 whole tiles from being blank."""
@@ -73,7 +74,19 @@ def _given(wanted: BackgroundColour, view: SlideView) -> Background:
         )
     scale = 257 if view.dtype == np.uint16 else 1
     values = colour if view.channels == 3 else colour[:1] * view.channels
-    return Background(tuple(float(value * scale) for value in values), float(wanted.tolerance * scale))
+    given = Background(tuple(float(value * scale) for value in values), float(wanted.tolerance * scale))
+    return replace(given, share=_share(given, view))
+
+
+def _share(background: Background, view: SlideView) -> float:
+    """How much of the view is background, by boxes on a grid: a thumbnail of a slide without a pyramid would
+    take a reading of the whole slide."""
+    shares = []
+    for row in range(SPOTS_A_SIDE):
+        for column in range(SPOTS_A_SIDE):
+            spot = _spot(view, (SPOTS_A_SIDE, SPOTS_A_SIDE), row, column)
+            shares.append(background.blank(view.read(spot)).mean())
+    return float(np.mean(shares))
 
 
 def _from_slide(slide: Slide, view: SlideView) -> FoundBackground:
@@ -102,7 +115,7 @@ def _from_slide(slide: Slide, view: SlideView) -> FoundBackground:
             said=f"none: what looks even in the thumbnail varies by {tolerance:g} in the slide",
         )
     return FoundBackground(
-        background=Background(tuple(float(value) for value in colour_C), tolerance),
+        background=Background(tuple(float(value) for value in colour_C), tolerance, share=share),
         said=f"found: about {100 * share:.0f} % of the slide's thumbnail has this colour",
     )
 

@@ -139,3 +139,45 @@ def test_more_classes_than_16_bits_tell_apart_are_refused() -> None:
     assert len(dataclasses.replace(spec, classes=(entry,) * 65_536).classes) == 65_536
     with pytest.raises(ModelError, match="65537 classes; a mask holds 2 to 65536"):
         dataclasses.replace(spec, classes=(entry,) * 65_537)
+
+
+def test_pixels_in_every_layout_are_scaled_alike() -> None:
+    model = small_model()
+    image_BCHW = torch.randint(0, 256, (2, 3, 9, 11), dtype=torch.uint8)
+    wide_BHWC = torch.zeros((2, 9, 20, 3), dtype=torch.uint8)
+    wide_BHWC[:, :, 4:15] = image_BCHW.permute(0, 2, 3, 1)
+    want = (image_BCHW.double() / 255 - 0.5) / 0.25
+
+    for given in (
+        image_BCHW,
+        image_BCHW.contiguous(memory_format=torch.channels_last),
+        wide_BHWC[:, :, 4:15].permute(0, 3, 1, 2),
+    ):
+        before = given.clone()
+        assert (model.normalise(given) - want).abs().max() < 1e-6
+        assert torch.equal(given, before)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_classes_from_logits_are_those_from_probabilities(classes: int) -> None:
+    model = small_model(classes=classes)
+    logits_BKHW = torch.randn(1, classes, 13, 17)
+    for given in (logits_BKHW, logits_BKHW.contiguous(memory_format=torch.channels_last)):
+        labels_HW = model.decide_logits(given)
+        assert torch.equal(labels_HW, model.decide(given.softmax(1)[0]))
+        assert np.array_equal(labels_HW.numpy(), given[0].numpy().argmax(0))
+
+
+def test_a_threshold_is_held_against_probabilities() -> None:
+    model = small_model(classes=2)
+    output = dataclasses.replace(model.spec.output, threshold=0.9)
+    model.spec = dataclasses.replace(model.spec, output=output)
+    logits_BKHW = torch.tensor([0.0, 2.0, 2.5]).view(1, 1, 1, 3) * torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+
+    # e^2 / (1 + e^2) = 0.88, e^2.5 / (1 + e^2.5) = 0.92.
+    assert model.decide_logits(logits_BKHW).tolist() == [[0, 0, 1]]
+
+
+def test_of_equal_classes_the_lowest_is_taken() -> None:
+    model = small_model(classes=4)
+    assert model.decide(torch.tensor([0.1, 0.4, 0.4, 0.1]).view(4, 1, 1)).tolist() == [[1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,22 @@ def test_predict_writes_mask_report_overlay_and_probabilities(slide: Path, axial
         "slide.tif",
         "truth.tif",
     ]
+
+
+@pytest.mark.parametrize(
+    ("mpp", "unit", "um2"), [("0.25", "mm2", 1e6), ("1e6", "m2", 1e12), ("1e7", "km2", 1e18)]
+)
+def test_areas_are_said_in_the_unit_that_suits_them(
+    slide: Path, axial: Axial, mpp: str, unit: str, um2: float
+) -> None:
+    model = small_model_file(slide.parent / "m.safetensors")
+
+    done = axial("predict", slide, "-o", "mask.tif", "-m", model, "--mpp-override", mpp, "--level", "0")
+
+    assert done.returncode == 0, done.stderr
+    said = re.findall(r", ([0-9.]+) (\S+)$", done.stdout, re.MULTILINE)
+    assert [found for _, found in said] == [unit, unit]
+    assert sum(float(area) for area, _ in said) == pytest.approx(540_000 * float(mpp) ** 2 / um2, rel=1e-2)
 
 
 def test_predict_refuses_to_overwrite_unless_forced(slide: Path, axial: Axial) -> None:

@@ -217,6 +217,20 @@ def test_a_given_colour_has_to_fit_the_channels(tmp_path: Path) -> None:
         found_on(tmp_path / "s.tif", "#0a0a0b:3")
 
 
+def test_a_given_colour_comes_with_its_share_of_the_slide(tmp_path: Path) -> None:
+    image_HWC = picture(640, 800)
+    image_HWC[:, :600] = (244, 244, 244)
+    write_tiled(tmp_path / "s.tif", image_HWC)
+
+    found = found_on(tmp_path / "s.tif", "#f4f4f4:0")
+
+    assert found.background is not None
+    assert found.background.share == pytest.approx(0.75, abs=0.01)
+    none = found_on(tmp_path / "s.tif", "#00ff00:0")
+    assert none.background is not None
+    assert none.background.share == 0
+
+
 def test_auto_finds_bright_glass_and_half_as_much_again_as_its_noise(tmp_path: Path) -> None:
     image_HWC = picture(1500, 1800)
     glass_HW = np.zeros(image_HWC.shape[:2], np.bool_)

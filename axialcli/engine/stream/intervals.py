@@ -1,8 +1,9 @@
-"""Sets of columns as sorted lists of half-open intervals that do not touch."""
+"""Sets of columns as sorted lists of half-open intervals that do not overlap."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,16 @@ def clip(parts: Iterable[Interval], length: int) -> list[Interval]:
     """What of the parts lies in [0, length)."""
     clipped = ((max(start, 0), min(stop, length)) for start, stop in parts)
     return [(start, stop) for start, stop in clipped if start < stop]
+
+
+def cut(parts: Iterable[Interval], places: Iterable[int]) -> list[Interval]:
+    """The same columns, in intervals that end at these places."""
+    at = sorted(set(places))
+    found: list[Interval] = []
+    for start, stop in parts:
+        inside = [place for place in at if start < place < stop]
+        found += pairwise([start, *inside, stop])
+    return found
 
 
 def cells_of(active_W: NDArray[np.bool_], cell: int) -> list[Interval]:

@@ -21,6 +21,9 @@ from axialcli.geometry import Size
 STEP_PX = 1 << 20
 """Pixels of a step where memory allows: enough to feed every kernel, little enough to stay near the core."""
 
+SPARSE_GAIN = 2
+"""Steps of a slide with background are so many times as high at most: of their pixels few are computed."""
+
 LOWEST_STEP_PX = 16
 """Lower steps than this save little memory and cost much time."""
 
@@ -69,12 +72,14 @@ def make_plan(
     bytes_per_px_of_width: int,
     free_bytes: int,
     max_ram_bytes: int,
+    blank_share: float = 0.0,
     repeat: Mapping[str, Any] | None = None,
 ) -> StreamPlan:
     """The plan with the fewest strips, and with these the highest steps, that fits into `free_bytes`.
 
     bytes_per_px_of_width: what the caller keeps beside the stream for each pixel of a strip's width.
-    max_ram_bytes: what the user allowed, for the message. repeat: the notes of an earlier plan. Raises
+    max_ram_bytes: what the user allowed, for the message. blank_share: of the pixels that are skipped, about:
+    the more, the higher the steps. repeat: the notes of an earlier plan. Raises
     LimitError where nothing fits, NotStreamable.
     """
     # What a stream takes does not grow with the height; a lower picture is planned faster.
@@ -94,6 +99,7 @@ def make_plan(
     if repeat is not None:
         return plan_of(int(repeat["rows_px"]), repeat["strips"])
     tiles_across = -(-size.width // MASK_TILE)
+    step_px = int(STEP_PX * min(SPARSE_GAIN, 1 / max(1 - blank_share, 1e-9)))
 
     def cut(count: int) -> list[int]:
         return [index * tiles_across // count * MASK_TILE for index in range(count)]
@@ -103,7 +109,7 @@ def make_plan(
         plan = plan_of(graph.stride, cut(count))
         widths = {x1 - x0 for x0, x1 in map(plan.reads, range(count))}
         parts = [graph] if count == 1 else strip_graphs(network, channels, graph, widths)
-        for rows_px in _heights(graph, max(widths)):
+        for rows_px in _heights(graph, max(widths), step_px):
             yield (
                 rows_px,
                 max(
@@ -170,10 +176,10 @@ def whole_width(graph: Graph, rows_px: int) -> StreamPlan:
     )
 
 
-def _heights(graph: Graph, width: int) -> Iterator[int]:
+def _heights(graph: Graph, width: int, step_px: int = STEP_PX) -> Iterator[int]:
     """Heights of a step to try, in pixels, the best first; each a multiple of the stride."""
     field = graph.receptive_field_px()
-    best = max(1, STEP_PX // width)
+    best = max(1, step_px // width)
     rows = graph.stride * 2 ** max(0, math.floor(math.log2(max(best / graph.stride, 1))))
     heights = [rows]
     while rows % (2 * graph.stride) == 0 and rows // 2 >= LOWEST_STEP_PX:

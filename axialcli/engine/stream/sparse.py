@@ -19,7 +19,8 @@ from torch import Tensor
 from axialcli.engine.stream.buffers import MemoryLayout, RingBuffer
 from axialcli.engine.stream.flow import Chunk, Flow
 from axialcli.engine.stream.graph import Graph
-from axialcli.engine.stream.intervals import Interval, cells_of, clip, union, without
+from axialcli.engine.stream.intervals import Interval, cells_of, clip, cut, union, without
+from axialcli.engine.stream.pointwise import Add
 from axialcli.engine.stream.schedule import Schedule
 from axialcli.engine.stream.twin import Twin, write_repeated
 
@@ -113,10 +114,14 @@ class SparseFlow(Flow):
         plane = self.graph.nodes[index].plane
         self._note(index, rows, self._active_pixels)
         buffer = self._buffers.get(index)
-        parts = [(x0, x1, self._pixels(x0, x1)) for x0, x1 in self._active_pixels]
         if buffer is None:
+            # With some pixels beside them, so that whoever looks farther finds them in one piece.
+            beside = [(x0 - CELL_PX, x1 + CELL_PX) for x0, x1 in self._active_pixels]
+            wide = union(clip(beside, plane.width), gap=GAP_PX)
+            parts = [(x0, x1, self._pixels(x0, x1)) for x0, x1 in wide]
             self._made[index] = Chunk(rows, parts, False, self._readers(index))
             return
+        parts = [(x0, x1, self._pixels(x0, x1)) for x0, x1 in self._active_pixels]
         for y0, y1, out in buffer.append(rows[1] - rows[0]):
             for x0, x1, part in parts:
                 out.narrow(plane.column_dim, x0, x1 - x0).copy_(
@@ -158,6 +163,10 @@ class SparseFlow(Flow):
             height, width = rows[1] - rows[0], node.plane.width
             self.total += height * width
             self.skipped += height * (width - sum(x1 - x0 for x0, x1 in columns))
+        if index in self._buffers and isinstance(node.operator, Add):
+            # What one of the two lacks at its sides comes from the twin; between them nothing is copied.
+            chunks = (self._made.get(source) for source in node.inputs)
+            return cut(columns, (x for chunk in chunks if chunk for part in chunk.parts for x in part[:2]))
         return columns
 
     def _active_in(self, index: int, rows: tuple[int, int]) -> list[Interval]:

@@ -216,6 +216,26 @@ def test_a_plan_for_a_huge_slide_is_made_or_refused_soon(monkeypatch: pytest.Mon
     assert len(traced) < 50
 
 
+def test_the_more_of_a_slide_is_blank_the_higher_its_steps() -> None:
+    network = randomised(Written(EXACT["residual"]), 0)
+
+    def rows_px(share: float) -> int:
+        plan = make_plan(
+            network,
+            3,
+            Size(20_000, 8192),
+            bytes_per_number=4,
+            bytes_per_px_of_width=0,
+            free_bytes=1 << 32,
+            max_ram_bytes=1 << 32,
+            blank_share=share,
+        )
+        return plan.rows_px
+
+    assert rows_px(0.0) == 128
+    assert rows_px(0.5) == rows_px(0.9) == rows_px(1.0) == 256
+
+
 def test_a_trial_finds_a_rule_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     network = randomised(Written(EXACT["residual"]), 0, torch.float32)
     how: Any = {"dtype": torch.float32, "device": torch.device("cpu")}
