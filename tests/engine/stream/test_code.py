@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.engine.stream import NotStreamable, rules, trace
-from axialcli.engine.stream.plan import make_plan
+from axialcli.engine.stream.plan import StreamPlan, make_plan
 from axialcli.engine.stream.proof import prove
 from axialcli.errors import LimitError
 from axialcli.geometry import Size
@@ -170,6 +170,20 @@ def padded_to_sixteen(net: Any, x: Tensor) -> Tensor:
     return y[..., top : top + height, left : left + width]  # type: ignore[no-any-return]
 
 
+def planned(network: nn.Module, size: Size, free_bytes: int, **more: Any) -> StreamPlan:
+    """The plan of a stream of RGB in float32 in that much memory."""
+    return make_plan(
+        network,
+        3,
+        size,
+        bytes_per_number=4,
+        bytes_per_px_of_width=0,
+        free_bytes=free_bytes,
+        max_ram_bytes=max(free_bytes, 1 << 20),
+        **more,
+    )
+
+
 @pytest.mark.parametrize(
     ("code", "word"),
     [
@@ -185,15 +199,7 @@ def test_what_depends_on_the_width_is_not_cut_into_strips(code: Code, word: str)
         streamed(network, image_BCHW, 1), whole(network, image_BCHW), rtol=0, atol=1e-9
     )
     with pytest.raises(LimitError, match=word):
-        make_plan(
-            network,
-            3,
-            Size(200, 2500),
-            bytes_per_number=8,
-            bytes_per_px_of_width=0,
-            free_bytes=1 << 16,
-            max_ram_bytes=1 << 20,
-        )
+        planned(network, Size(200, 2500), 1 << 16)
 
 
 def test_a_plan_for_a_huge_slide_is_made_or_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,15 +210,7 @@ def test_a_plan_for_a_huge_slide_is_made_or_refused_soon(monkeypatch: pytest.Mon
         lambda network, channels, size: (traced.append(size), trace(network, channels, size))[1],
     )
     with pytest.raises(LimitError, match="too little"):
-        make_plan(
-            network,
-            3,
-            Size(200_000, 200_000),
-            bytes_per_number=4,
-            bytes_per_px_of_width=0,
-            free_bytes=1 << 16,
-            max_ram_bytes=1 << 20,
-        )
+        planned(network, Size(200_000, 200_000), 1 << 16)
     assert len(traced) < 50
 
 
@@ -220,17 +218,7 @@ def test_the_more_of_a_slide_is_blank_the_higher_its_steps() -> None:
     network = randomised(Written(EXACT["residual"]), 0)
 
     def rows_px(share: float) -> int:
-        plan = make_plan(
-            network,
-            3,
-            Size(20_000, 8192),
-            bytes_per_number=4,
-            bytes_per_px_of_width=0,
-            free_bytes=1 << 32,
-            max_ram_bytes=1 << 32,
-            blank_share=share,
-        )
-        return plan.rows_px
+        return planned(network, Size(20_000, 8192), 1 << 32, blank_share=share).rows_px
 
     assert rows_px(0.0) == 128
     assert rows_px(0.5) == rows_px(0.9) == rows_px(1.0) == 256
