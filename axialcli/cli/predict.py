@@ -256,9 +256,10 @@ def _summary(report: dict[str, Any]) -> str:
         return f"{lines[0]}\n  {printable(answer['class'])}, probability {share:.4f}"
     tiles = report["model"]["task"] == "classification"
     shown, more = classes_shown(report["classes"], lambda entry: int(entry["pixels"]), report["class_count"])
+    areas_um2 = [entry["area_um2"] for entry in report["classes"] if entry["area_um2"] is not None]
     for entry in shown:
         number = f"{entry['pixels']:,} tiles, " if tiles else ""
-        area = "" if entry["area_um2"] is None else f", {_area(entry['area_um2'])}"
+        area = "" if entry["area_um2"] is None else f", {_area(entry['area_um2'], max(areas_um2))}"
         lines.append(f"  {printable(entry['name'])}: {number}{100 * entry['share']:.2f} %{area}")
     if more:
         lines.append(f"  and {more} more classes; {printable(report['output']['path'])}.json lists them")
@@ -271,11 +272,11 @@ def _summary(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _area(um2: float) -> str:
-    """An area in the unit that suits what a microscope sees, or an aeroplane, or a satellite."""
-    if um2 < 1e12:
+def _area(um2: float, largest_um2: float) -> str:
+    """An area, in the unit that suits the largest of its picture: a microscope's, or an aeroplane's."""
+    if largest_um2 < 1e12:
         return f"{um2 / 1e6:.4f} mm2"
-    return f"{um2 / 1e12:.1f} m2" if um2 < 1e18 else f"{um2 / 1e18:.4f} km2"
+    return f"{um2 / 1e12:.1f} m2" if largest_um2 < 1e18 else f"{um2 / 1e18:.4f} km2"
 
 
 def _class_volume(entry: dict[str, Any]) -> str:

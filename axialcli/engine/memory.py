@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
 import sys
 from pathlib import Path
 
@@ -11,7 +13,11 @@ import psutil
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of glibc's settings, from its malloc.h."""
 
-LARGEST_PIECE, MOST_UNUSED = 64 << 20, 256 << 20
+LARGEST_PIECE, MOST_UNUSED = 32 << 20, 256 << 20
+"""The first is as much as every glibc takes."""
+
+
+ENVIRONMENT = ("MALLOC_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> None:
@@ -19,11 +25,13 @@ def keep_freed_memory() -> None:
 
     On its own it gives pieces of some MiB back to the system, now and then or each time, as it happens; the
     system clears every page of what it hands out next: up to a tenth of a run's time. For a program, not a
-    library: it is a setting of the whole process.
+    library: it is a setting of the whole process. What the environment says of it stays.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_PIECE)
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith(ENVIRONMENT) for name in os.environ):
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    # The second alone would be worse than neither: it switches off the library's own adjusting of the first.
+    if mallopt(M_MMAP_THRESHOLD, LARGEST_PIECE):
         mallopt(M_TRIM_THRESHOLD, MOST_UNUSED)
 
 

@@ -15,37 +15,41 @@ from torch import Tensor, nn
 
 Activation = Literal["none", "gelu"]
 
-DTYPES = (torch.float32, torch.bfloat16)
-
 
 @functools.cache
-def _available() -> bool:
-    """Whether this torch has the step that does all three; torch's own compiler uses it, so it may go."""
-    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def _dtypes() -> tuple[torch.dtype, ...]:
+    """The dtypes in which this torch has, on this processor, the step that does all three.
+
+    torch's own compiler uses it, which is no promise that it stays.
+    """
+    if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return ()
+    bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (torch.float32, torch.bfloat16) if bfloat16 else (torch.float32,)
 
 
 def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None, activation: Activation = "none") -> Tensor:
     """What F.linear gives, and F.gelu of it where asked for: [..., C] -> [..., O], in the weights' dtype.
 
-    In one pass where torch can: on a processor, in float32 or bfloat16, with no gradient wanted, and
-    nothing being traced. Equal to the two steps up to rounding.
+    In one pass where torch can: on a processor, in float32 or a bfloat16 that the processor has, with no
+    gradient wanted, and nothing being traced. Equal to the two steps up to rounding.
     """
-    if not _at_once(x, weight_OC):
+    if not _at_once(x, weight_OC, bias_O):
         y = F.linear(x, weight_OC, bias_O)
         return F.gelu(y) if activation == "gelu" else y
     return torch.ops.mkldnn._linear_pointwise(x, weight_OC, bias_O, activation, [], "none")  # type: ignore[no-any-return]
 
 
-def _at_once(x: Tensor, weight_OC: Tensor) -> bool:
+def _at_once(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> bool:
+    learning = any(part is not None and part.requires_grad for part in (x, weight_OC, bias_O))
     traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return (
         x.device.type == "cpu"
         and x.dtype == weight_OC.dtype
-        and x.dtype in DTYPES
+        and x.dtype in _dtypes()
         and x.numel() > 0
         and not (traced or torch.compiler.is_compiling())
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight_OC.requires_grad))
-        and _available()
+        and not (torch.is_grad_enabled() and learning)
     )
 
 
@@ -57,6 +61,7 @@ class FusedLinear(nn.Linear):
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
         self.weight, self.bias = layer.weight, layer.bias
         self.activation: Activation = activation
+        self.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias, self.activation)
@@ -66,18 +71,18 @@ def fuse(network: nn.Module) -> None:
     """Exchanges the linear layers of a network, in place, for ones in one pass.
 
     Where an exact GELU follows in the same nn.Sequential it becomes part of the layer. A layer that stands
-    in several places remains one.
+    in several places remains one; what has hooks stays as it is.
     """
     made: dict[tuple[nn.Linear, Activation], FusedLinear] = {}
     for module in list(network.modules()):
         for name, child in list(module._modules.items()):
-            if type(child) is not nn.Linear:
+            if type(child) is not nn.Linear or _is_watched(child):
                 continue
             follower = _exact_gelu_behind(module, name)
             activation: Activation = "gelu" if follower else "none"
             module._modules[name] = made.setdefault((child, activation), FusedLinear(child, activation))
             if follower:
-                module._modules[follower] = nn.Identity()
+                module._modules[follower] = nn.Identity().train(module.training)
 
 
 def _exact_gelu_behind(module: nn.Module, name: str) -> str | None:
@@ -87,4 +92,10 @@ def _exact_gelu_behind(module: nn.Module, name: str) -> str | None:
     names = list(module._modules)
     behind = names[names.index(name) + 1 :][:1]
     found = module._modules[behind[0]] if behind else None
-    return behind[0] if isinstance(found, nn.GELU) and found.approximate == "none" else None
+    exact = type(found) is nn.GELU and found.approximate == "none" and not _is_watched(found)
+    return behind[0] if exact else None
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether somebody's code runs whenever the module does."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.nn import build_network
@@ -49,17 +49,38 @@ def test_no_input_gives_no_output() -> None:
     assert linear(torch.empty(2, 0, 24), torch.randn(10, 24), None).shape == (2, 0, 10)
 
 
-def test_gradients_flow() -> None:
-    layer = FusedLinear(nn.Linear(6, 4), "gelu")
-    x = torch.randn(3, 6, requires_grad=True)
-    layer(x).sum().backward()
-    again = copy.deepcopy(x.detach()).requires_grad_()
-    by_hand(again, layer.weight, layer.bias, "gelu").sum().backward()
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias"])
+def test_gradients_are_those_of_the_formula(wanted: str) -> None:
+    layer = FusedLinear(nn.Linear(6, 4), "gelu").requires_grad_(False)
+    x = torch.randn(3, 6)
+    part = {"x": x, "weight": layer.weight, "bias": layer.bias}[wanted].requires_grad_()
 
-    assert x.grad is not None
-    assert again.grad is not None
-    assert layer.weight.grad is not None
-    assert (x.grad - again.grad).abs().max() < 1e-5
+    (found,) = torch.autograd.grad(layer(x).sum(), part)
+    (expected,) = torch.autograd.grad(by_hand(x, layer.weight, layer.bias, "gelu").sum(), part)
+
+    assert (found - expected).abs().max() < 1e-5
+
+
+def test_without_bfloat16_in_the_processor_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = FusedLinear(nn.Linear(6, 4), "gelu").to(torch.bfloat16).requires_grad_(False)
+    x = torch.randn(3, 6, dtype=torch.bfloat16)
+    monkeypatch.setattr("axialcli.nn.fused._dtypes", lambda: (torch.float32,))
+
+    plain = F.gelu(F.linear(x, layer.weight, layer.bias))
+
+    assert torch.equal(layer(x), plain)
+
+
+def test_what_somebody_watches_stays_as_it_is() -> None:
+    seen: list[str] = []
+    network = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), nn.GELU())
+    network[1].register_forward_hook(lambda *_: seen.append("gelu"))
+    network[2].register_forward_hook(lambda *_: seen.append("linear"))
+
+    fuse(network)
+    network(torch.randn(2, 4))
+
+    assert seen == ["gelu", "linear"]
 
 
 def test_a_fused_network_gives_the_same_and_holds_the_same_weights() -> None:
@@ -73,6 +94,7 @@ def test_a_fused_network_gives_the_same_and_holds_the_same_weights() -> None:
 
     assert (network(image) - plain).abs().max() < 1e-5
     assert not any(type(module) in (nn.Linear, nn.GELU) for module in network.modules())
+    assert not any(module.training for module in network.modules())
     assert network.state_dict().keys() == weights.keys()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
 

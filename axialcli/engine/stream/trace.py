@@ -8,7 +8,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, fx, nn
 
@@ -56,7 +55,12 @@ def trace(network: nn.Module, channels: int, size: Size) -> Graph:
     an operator has no rule.
     """
     _refuse_hooks(network)
-    traced = _followed(network)
+    try:
+        traced = _Tracer().trace(network)
+    except Exception as error:
+        # The network's own code may fail in any way on what stands in for a picture.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise NotStreamable(f"the network's code cannot be followed ({reason:.80})") from error
     graph = Graph()
     source = Plane((1, channels, size.height, size.width), 2, 3)
     build = Builder(graph)
@@ -85,26 +89,6 @@ def trace(network: nn.Module, channels: int, size: Size) -> Graph:
                     names.share(given, made)
             names.set(node, made)
     raise NotStreamable("the network has no output")
-
-
-def _followed(network: nn.Module) -> fx.Graph:
-    """The calls that the network's code makes, which are the same for a picture of any size."""
-    # What the code does may hang on the mode and on the modules that the network now has.
-    state = network.training, tuple(map(id, network.modules()))
-    if (known := _KNOWN.get(network)) and known[0] == state:
-        return known[1]
-    try:
-        calls = _Tracer().trace(network)
-    except Exception as error:
-        # The network's own code may fail in any way on what stands in for a picture.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise NotStreamable(f"the network's code cannot be followed ({reason:.80})") from error
-    _KNOWN[network] = state, calls
-    return calls
-
-
-_KNOWN: WeakKeyDictionary[nn.Module, tuple[object, fx.Graph]] = WeakKeyDictionary()
-"""The calls of networks that were followed before: a run asks several times, for one size or another."""
 
 
 def _refuse_hooks(network: nn.Module) -> None:
