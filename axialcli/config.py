@@ -35,10 +35,10 @@ MAX_WINDOWS = 1000
 """More windows than this say no more about a slide."""
 
 
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 """Environment of a process that computes, set before torch is loaded: threads that wait must not spin for
-long, for reading, the network and compression share the cores. 3000 turns are some 30 microseconds, about
-what waking a thread would cost."""
+long, for reading, the network and compression share the cores. 30000 turns are some 300 microseconds, longer
+than most of the gaps between a network's steps."""
 
 
 MAX_CLASSES = 65_536

@@ -13,6 +13,13 @@ from axialcli.nn import build_network
 from axialcli.nn.fused import FusedLinear, fuse, linear
 
 
+@pytest.fixture(autouse=True, params=["in one pass", "by size"])
+def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' layers are small: each runs with and without the size that one pass wants."""
+    if request.param == "in one pass":
+        monkeypatch.setattr("axialcli.nn.fused.LEAST_NUMBERS", {"none": 1, "gelu": 1})
+
+
 def by_hand(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     """In float64: y = W x + b; the exact GELU is y times the normal distribution's share below y."""
     y = torch.einsum("...c,oc->...o", x.double(), weight.double())
@@ -43,6 +50,13 @@ def test_inputs_in_any_strides_and_parts_of_a_weight() -> None:
     made = linear(x, weight[10:20], bias[10:20], "gelu")
 
     assert (made - by_hand(x, weight[10:20], bias[10:20], "gelu")).abs().max() < 1e-5
+
+
+def test_a_large_layer_equals_its_formula() -> None:
+    x, weight, bias = torch.randn(2, 2048, 24), torch.randn(260, 24), torch.randn(260)
+    assert x.shape[:-1].numel() * len(weight) > 1 << 20
+
+    assert (linear(x, weight, bias, "gelu") - by_hand(x, weight, bias, "gelu")).abs().max() < 1e-5
 
 
 def test_no_input_gives_no_output() -> None:
