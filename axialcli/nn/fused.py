@@ -37,11 +37,16 @@ def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None, activation: Acti
     In one pass where torch can: on a processor, in float32 or a bfloat16 that the processor has, with no
     gradient wanted, nothing being traced, and enough to do. Equal to the two steps up to rounding.
     """
-    enough = x.shape[:-1].numel() * len(weight_OC) >= LEAST_NUMBERS[activation]
-    if not (enough and _at_once(x, weight_OC, bias_O)):
+    # The size comes last: of what is being traced it may be a symbol, on which there is no branch.
+    if not (_at_once(x, weight_OC, bias_O) and _numbers(x, weight_OC) >= LEAST_NUMBERS[activation]):
         y = F.linear(x, weight_OC, bias_O)
         return F.gelu(y) if activation == "gelu" else y
     return torch.ops.mkldnn._linear_pointwise(x, weight_OC, bias_O, activation, [], "none")  # type: ignore[no-any-return]
+
+
+def _numbers(x: Tensor, weight_OC: Tensor) -> int:
+    """Of the output."""
+    return x.shape[:-1].numel() * len(weight_OC)
 
 
 def _at_once(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> bool:
