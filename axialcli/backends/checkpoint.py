@@ -84,6 +84,7 @@ def _check_container(path: Path) -> None:
     except OSError as error:
         raise unreadable(path, error) from error
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        # The second is what zipfile raises for a packing that it does not know.
         raise ModelError(f"{path}: not a whole PyTorch file ({error!s:.80})") from error
     if packed or claimed > path.stat().st_size:
         raise ModelError(f"{path}: refused, its parts are packed, as torch.save never does")

@@ -1,4 +1,4 @@
-"""How much memory this process has taken."""
+"""How much memory this process has taken, and how its C library keeps what was freed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_PIECE, MOST_UNUSED = 32 << 20, 256 << 20
 """The first is as much as every glibc takes."""
 
-
 ENVIRONMENT = ("MALLOC_", "GLIBC_TUNABLES")
+"""How variables begin with which users set the same."""
 
 
 def keep_freed_memory() -> None:

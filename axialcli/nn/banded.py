@@ -18,6 +18,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from axialcli.nn.eager import eager
+
 SMALL = 32_768
 """Numbers of an output that one thread makes sooner than it would wake another."""
 
@@ -39,15 +41,12 @@ def kernel() -> str:
 
 def runs(q: Tensor, kv: Tensor, bias_AS: Tensor | None = None) -> bool:
     """Whether the kernel takes these: float32 on a processor, channels together, and no gradient wanted."""
-    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    tracing = traced or torch.compiler.is_compiling()
-    learning = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in (q, kv, bias_AS))
     return (
         kernel() != "torch"
         and q.dtype == kv.dtype == torch.float32
         and q.device.type == "cpu"
         and q.stride(-1) == kv.stride(-1) == 1
-        and not (tracing or learning)
+        and eager(q, kv, bias_AS)
     )
 
 

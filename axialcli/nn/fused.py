@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialcli.nn.eager import eager
+
 Activation = Literal["none", "gelu"]
 
 LEAST_NUMBERS: dict[Activation, int] = {"none": 1 << 20, "gelu": 1 << 18}
@@ -50,14 +52,11 @@ def _numbers(x: Tensor, weight_OC: Tensor) -> int:
 
 
 def _at_once(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> bool:
-    learning = any(part is not None and part.requires_grad for part in (x, weight_OC, bias_O))
-    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return (
         x.device.type == "cpu"
         and x.dtype == weight_OC.dtype
         and x.dtype in _dtypes()
-        and not (traced or torch.compiler.is_compiling())
-        and not (torch.is_grad_enabled() and learning)
+        and eager(x, weight_OC, bias_O)
     )
 
 

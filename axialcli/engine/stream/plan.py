@@ -99,7 +99,7 @@ def make_plan(
     if repeat is not None:
         return plan_of(int(repeat["rows_px"]), repeat["strips"])
     tiles_across = -(-size.width // MASK_TILE)
-    step_px = int(STEP_PX * min(SPARSE_GAIN, 1 / max(1 - blank_share, 1e-9)))
+    step_px = int(STEP_PX / max(1 - blank_share, 1 / SPARSE_GAIN))
 
     def cut(count: int) -> list[int]:
         return [index * tiles_across // count * MASK_TILE for index in range(count)]

@@ -114,14 +114,15 @@ class SparseFlow(Flow):
         plane = self.graph.nodes[index].plane
         self._note(index, rows, self._active_pixels)
         buffer = self._buffers.get(index)
+        columns = self._active_pixels
         if buffer is None:
             # With some pixels beside them, so that whoever looks farther finds them in one piece.
-            beside = [(x0 - CELL_PX, x1 + CELL_PX) for x0, x1 in self._active_pixels]
-            wide = union(clip(beside, plane.width), gap=GAP_PX)
-            parts = [(x0, x1, self._pixels(x0, x1)) for x0, x1 in wide]
+            beside = [(x0 - CELL_PX, x1 + CELL_PX) for x0, x1 in columns]
+            columns = union(clip(beside, plane.width), gap=GAP_PX)
+        parts = [(x0, x1, self._pixels(x0, x1)) for x0, x1 in columns]
+        if buffer is None:
             self._made[index] = Chunk(rows, parts, False, self._readers(index))
             return
-        parts = [(x0, x1, self._pixels(x0, x1)) for x0, x1 in self._active_pixels]
         for y0, y1, out in buffer.append(rows[1] - rows[0]):
             for x0, x1, part in parts:
                 out.narrow(plane.column_dim, x0, x1 - x0).copy_(
