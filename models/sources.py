@@ -34,12 +34,13 @@ def source_of(recipe: dict[str, Any], data: Path) -> Draw:
 
 
 def pictures_of_nuclei(recipe: dict[str, Any], data: Path) -> list[Picture]:
-    """The training split; where the recipe names an `unseen_patient` of tnbc, all pictures of the others."""
+    """The training split; where the recipe names `unseen_patients` of tnbc, all pictures of the others."""
     pictures = read_nuclei(data, "train", objects=recipe["data"] == "objects")
-    if "unseen_patient" not in recipe:
+    unseen = recipe.get("unseen_patients")
+    if unseen is None:
         return pictures
     others = [one for one in read_nuclei(data, "val") if one.modality == "tnbc"]
-    return [one for one in pictures + others if not of_patient(one, recipe["unseen_patient"])]
+    return [one for one in pictures + others if not any(of_patient(one, patient) for patient in unseen)]
 
 
 def batches(recipe: dict[str, Any], draw: Draw, first: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timed
@@ -12,6 +13,7 @@ from data_nuclei import read_nuclei
 from PIL import Image
 from sources import pictures_of_nuclei
 from train import train
+from unseen_patients import main as measure_unseen_patients
 from unseen_patients import measured, patients
 
 import axialcli
@@ -75,10 +77,38 @@ def test_variants_are_the_recipe_with_another_network() -> None:
 def test_an_unseen_patient_is_in_no_sample(data: Path) -> None:
     assert patients(data) == ["1", "2"]
     for patient, other in (("1", "2_1"), ("2", "1_1")):
-        names = [one.name for one in pictures_of_nuclei(small_recipe() | {"unseen_patient": patient}, data)]
+        recipe = small_recipe() | {"unseen_patients": [patient]}
+        names = [one.name for one in pictures_of_nuclei(recipe, data)]
         assert names == ["a", other]
     assert [one.name for one in pictures_of_nuclei(small_recipe(), data)] == ["a", "1_1"]
     assert [one.name for one in read_nuclei(data, "val")] == ["b", "2_1"]
+
+
+def test_no_training_on_the_way_to_a_patient_has_seen_him(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes: dict[str, dict[str, Any]] = {}
+
+    def noted(recipe, minutes, data, run, zoo):  # type: ignore[no-untyped-def]
+        recipes[run.name] = recipe
+
+    monkeypatch.setattr("unseen_patients.train_for", noted)
+    monkeypatch.setattr("unseen_patients.patients", lambda data: ["1", "2", "3"])
+    monkeypatch.setattr("unseen_patients.measured", lambda *rest: [0.5])
+    monkeypatch.setattr("axialcli.load_model", lambda *rest, **more: None)
+    for patient in "123":
+        (tmp_path / f"without-{patient}").mkdir()
+    monkeypatch.setattr("sys.argv", ["unseen", str(ZOO / "nuclei"), str(data), "--run", str(tmp_path)])
+    measure_unseen_patients()
+
+    for patient in "123":
+        name, way = f"without-{patient}", []
+        while name != "dsb2018":
+            assert patient in recipes[name]["unseen_patients"]
+            way.append(name)
+            name = recipes[name]["start"]
+        assert len(way) == 2
+    assert "tnbc" not in recipes["dsb2018"]["sampling"]
 
 
 def test_an_unseen_patient_is_what_is_measured(
