@@ -45,9 +45,9 @@ def main() -> None:
     every_patient = patients(args.data)
     scores = {}
     for name, half in {"half-1": every_patient[::2], "half-2": every_patient[1::2]}.items():
-        train_without(half, recipe | {"start": FIRST}, args.half_minutes, args, name)
+        train_without(half, after(recipe, FIRST), args.half_minutes, args, name)
         for patient in half:
-            scores[patient] = one_patient(patient, recipe | {"start": name}, args)
+            scores[patient] = one_patient(patient, after(recipe, name), args)
     print("| patient | pictures | mean Dice | lowest |\n|---|---|---|---|")
     for patient, found in sorted(scores.items()):
         print(f"| {patient} | {len(found)} | {np.mean(found):.3f} | {min(found):.3f} |")
@@ -61,6 +61,11 @@ def patients(data: Path) -> list[str]:
     """The patients of tnbc."""
     with (data / "tnbc" / "index.csv").open(newline="") as file:
         return sorted({row["patient"] for row in csv.DictReader(file)})
+
+
+def after(recipe: dict[str, Any], start: str) -> dict[str, Any]:
+    """The recipe, from another run's weights and with other samples than that run's."""
+    return recipe | {"start": start, "seed": recipe["seed"] + (1 if start == FIRST else 2)}
 
 
 def train_without(
