@@ -29,6 +29,7 @@ from axialcli.cli.model_options import (
     model_hints,
 )
 from axialcli.cli.progress import progress_bar
+from axialcli.cli.start import imports
 from axialcli.config import WAITING, Backend, PredictSettings, check_choice, parse_bytes
 from axialcli.errors import UsageError
 from axialcli.image import open_slide
@@ -184,8 +185,9 @@ def predict(
                 logging.getLogger("axial").warning("%s: %s", slide, text)
         for name, value in WAITING.items():
             os.environ.setdefault(name, value)
-        from axialcli import pipeline
-        from axialcli.engine.memory import keep_freed_memory
+        with imports():
+            from axialcli import pipeline
+            from axialcli.engine.memory import keep_freed_memory
 
         keep_freed_memory()
 

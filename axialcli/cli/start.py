@@ -1,9 +1,12 @@
-"""Where the command `axial` starts: signals are caught before anything slow is imported."""
+"""Where the command `axial` starts and ends: signals are caught before anything slow is imported."""
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -16,18 +19,35 @@ class Stopped(BaseException):
         self.word = "interrupted" if number == signal.SIGINT else "terminated"
 
 
+@contextmanager
+def imports() -> Iterator[None]:
+    """For imports of much: garbage is looked for neither meanwhile nor, ever after, in what they brought.
+
+    Nothing of it can be garbage, and looking through it is a tenth of an import of torch.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def main() -> None:
     """Runs the command line and exits with the code of DESIGN's contract."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        from axialcli.cli.app import run
+        with imports():
+            from axialcli.cli.app import run
 
         code = run(sys.argv[1:])
     except Stopped as stop:
         print(f"axial: error: {stop.word}", file=sys.stderr)
         code = stop.exit_code
     _ignore()
+    # Python looks for garbage as it ends, in all that there is: a quarter of a second where torch is.
+    gc.freeze()
     sys.exit(code)
 
 

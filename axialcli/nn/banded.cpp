@@ -1,4 +1,4 @@
-/* Softmax attention within a band, for float32 on a processor. See banded.py, which is its only caller. */
+/* Softmax attention within a band, for float32 and bfloat16 on a processor. See banded.py, its only caller. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -16,8 +16,9 @@ typedef struct {
  * key i + ahead stands, and sees the keys within span / 2 of it. slots: where each key lies along its
  * line, or NULL where that is its number. bias: [heads][span], or NULL. */
 typedef struct {
-    float *out;
-    const float *q, *k, *v, *bias;
+    void *out;
+    const void *q, *k, *v;
+    const float *bias;
     const int64_t *slots;
     int64_t lines, inner, queries, keys, ahead, heads, channels, span;
     Strides of_out, of_q, of_k;
@@ -26,7 +27,7 @@ typedef struct {
 #define CHUNK 64 /* queries of a line whose keys are transposed together: they stay in the second cache */
 #define GRAIN 2  /* parts that a thread takes at once */
 #define AHEAD 4  /* keys between the one that is asked for from memory and the one that is transposed */
-#define CACHE_LINE 16 /* numbers */
+#define CACHE_LINE 64 /* bytes */
 
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -37,20 +38,42 @@ static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 #define KEYS 3
 #define CHANNELS 4
 #define TARGET __attribute__((target("avx512f,prefer-vector-width=512")))
-#define NAME(x) x##_avx512
 #define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define BFLOAT16 0
+#define NAME(x) x##_avx512
 #include "banded_lanes.hpp"
+#define BFLOAT16 1
+#define NAME(x) x##_avx512_bfloat16
+#include "banded_lanes.hpp"
+#undef LANES
+#undef QUERIES
+#undef KEYS
+#undef CHANNELS
+#undef TARGET
+#undef LOW
+#undef HIGH
 
 #define LANES 8
 #define QUERIES 3
 #define KEYS 3
 #define CHANNELS 3
 #define TARGET __attribute__((target("avx2,fma")))
-#define NAME(x) x##_avx2
 #define LOW 0, 8, 1, 9, 2, 10, 3, 11
 #define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#define BFLOAT16 0
+#define NAME(x) x##_avx2
 #include "banded_lanes.hpp"
+#define BFLOAT16 1
+#define NAME(x) x##_avx2_bfloat16
+#include "banded_lanes.hpp"
+#undef LANES
+#undef QUERIES
+#undef KEYS
+#undef CHANNELS
+#undef TARGET
+#undef LOW
+#undef HIGH
 #endif
 
 #define LANES 4
@@ -58,9 +81,13 @@ static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 #define KEYS 3
 #define CHANNELS 3
 #define TARGET
-#define NAME(x) x##_plain
 #define LOW 0, 4, 1, 5
 #define HIGH 2, 6, 3, 7
+#define BFLOAT16 0
+#define NAME(x) x##_plain
+#include "banded_lanes.hpp"
+#define BFLOAT16 1
+#define NAME(x) x##_plain_bfloat16
 #include "banded_lanes.hpp"
 
 typedef size_t (*Bytes)(const Band *);
@@ -69,16 +96,16 @@ typedef void (*Parts)(const Band *, void *, int64_t, int64_t);
 typedef struct {
     const char *name;
     Bytes bytes;
-    Parts parts;
+    Parts parts, parts_bfloat16;
     int lanes;
 } Kernel;
 
 static const Kernel KERNELS[] = {
 #if defined(__x86_64__)
-    {"avx512", bytes_avx512, parts_avx512, 16},
-    {"avx2", bytes_avx2, parts_avx2, 8},
+    {"avx512", bytes_avx512, parts_avx512, parts_avx512_bfloat16, 16},
+    {"avx2", bytes_avx2, parts_avx2, parts_avx2_bfloat16, 8},
 #endif
-    {"plain", bytes_plain, parts_plain, 4},
+    {"plain", bytes_plain, parts_plain, parts_plain_bfloat16, 4},
 };
 
 static int runs_here(const Kernel *kernel)
@@ -116,14 +143,15 @@ static PyObject *kernels(PyObject *module, PyObject *nothing)
 /* Work that the threads of a team share: each takes the next part until none is left. */
 typedef struct {
     const Band *band;
-    const Kernel *kernel;
+    Bytes bytes;
+    Parts parts;
     int64_t count, next;
 } Work;
 
 static void take(void *given)
 {
     Work *const work = (Work *)given;
-    const size_t bytes = (work->kernel->bytes(work->band) + 63) & ~(size_t)63;
+    const size_t bytes = (work->bytes(work->band) + 63) & ~(size_t)63;
     void *const buffers = aligned_alloc(64, bytes);
     if (!buffers)
         return; /* The others do what is left; where nobody can, the caller is told. */
@@ -132,7 +160,7 @@ static void take(void *given)
         const int64_t part = __atomic_fetch_add(&work->next, GRAIN, __ATOMIC_RELAXED);
         if (part >= work->count)
             break;
-        work->kernel->parts(work->band, buffers, part, smaller(part + GRAIN, work->count));
+        work->parts(work->band, buffers, part, smaller(part + GRAIN, work->count));
     }
     free(buffers);
 }
@@ -146,9 +174,10 @@ static PyObject *attend(PyObject *module, PyObject *arguments)
     const char *name;
     unsigned long long team, out, q, k, v, bias, slots;
     unsigned threads;
+    int bfloat16;
     long long lines, inner, queries, keys, ahead, heads, channels, span;
     Strides of[3];
-    if (!PyArg_ParseTuple(arguments, "s(KI)KKKKKKLLLLLLLL(LLLL)(LLLL)(LLLL)", &name, &team, &threads, &out, &q, &k,
+    if (!PyArg_ParseTuple(arguments, "sp(KI)KKKKKKLLLLLLLL(LLLL)(LLLL)(LLLL)", &name, &bfloat16, &team, &threads, &out, &q, &k,
                           &v, &bias, &slots, &lines, &inner, &queries, &keys, &ahead, &heads, &channels, &span,
                           &of[0].outer, &of[0].along, &of[0].inner, &of[0].head, &of[1].outer, &of[1].along,
                           &of[1].inner, &of[1].head, &of[2].outer, &of[2].along, &of[2].inner, &of[2].head))
@@ -160,12 +189,12 @@ static PyObject *attend(PyObject *module, PyObject *arguments)
     if (!kernel)
         return PyErr_Format(PyExc_ValueError, "no kernel '%s' runs on this processor", name);
     const Band band = {
-        (float *)(uintptr_t)out, (const float *)(uintptr_t)q, (const float *)(uintptr_t)k,
-        (const float *)(uintptr_t)v, (const float *)(uintptr_t)bias, (const int64_t *)(uintptr_t)slots,
+        (void *)(uintptr_t)out, (const void *)(uintptr_t)q, (const void *)(uintptr_t)k,
+        (const void *)(uintptr_t)v, (const float *)(uintptr_t)bias, (const int64_t *)(uintptr_t)slots,
         lines, inner, queries, keys, ahead, heads, channels, span, of[0], of[1], of[2],
     };
     const int64_t groups = (lines + kernel->lanes - 1) / kernel->lanes, chunks = (queries + CHUNK - 1) / CHUNK;
-    Work work = {&band, kernel, groups * chunks, 0};
+    Work work = {&band, kernel->bytes, bfloat16 ? kernel->parts_bfloat16 : kernel->parts, groups * chunks, 0};
     Py_BEGIN_ALLOW_THREADS
     if (team && threads > 1)
         ((Team)(uintptr_t)team)(take, &work, threads, 0);

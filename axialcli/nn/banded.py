@@ -1,4 +1,4 @@
-"""Banded attention in one pass over queries and keys: float32, on a processor, compiled from banded.cpp.
+"""Banded attention in one pass over queries and keys, on a processor, compiled from banded.cpp.
 
 torch has no kernel for a band: it computes windows of scores that are masked for the greater part. Here
 every query meets the keys of its span alone. Installing builds the kernel where there is a compiler;
@@ -23,6 +23,9 @@ from axialcli.nn.eager import eager
 SMALL = 32_768
 """Numbers of an output that one thread makes sooner than it would wake another."""
 
+DTYPES = (torch.float32, torch.bfloat16)
+"""What the kernel reads and writes; it computes in float32."""
+
 
 @functools.cache
 def _compiled() -> ModuleType | None:
@@ -40,10 +43,11 @@ def kernel() -> str:
 
 
 def runs(q: Tensor, kv: Tensor, bias_AS: Tensor | None = None) -> bool:
-    """Whether the kernel takes these: float32 on a processor, channels together, and no gradient wanted."""
+    """Whether the kernel takes these: its dtypes, on a processor, channels together, no gradient wanted."""
     return (
         kernel() != "torch"
-        and q.dtype == kv.dtype == torch.float32
+        and q.dtype == kv.dtype
+        and q.dtype in DTYPES
         and q.device.type == "cpu"
         and q.stride(-1) == kv.stride(-1) == 1
         and eager(q, kv, bias_AS)
@@ -88,6 +92,7 @@ def attend_banded(
     slots = None if slots_K is None else slots_K.to("cpu", torch.int64).contiguous()
     compiled.attend(
         using or kernel(),
+        q.dtype == torch.bfloat16,
         (_team(), torch.get_num_threads() if out.numel() >= SMALL else 1),
         *(0 if part is None else part.data_ptr() for part in (out, q_NLMAD, k_NLMAD, v_NLMAD, bias, slots)),
         q_NLMAD.shape[0] * q_NLMAD.shape[2],

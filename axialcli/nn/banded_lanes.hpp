@@ -1,16 +1,26 @@
-/* Banded softmax attention for one width of vectors; included once for each.
+/* Banded softmax attention for one width of vectors and one type of numbers; included once for each.
  *
- * The includer defines LANES (numbers in a vector), QUERIES and KEYS (the block of scores that fits the
- * registers), TARGET (the instructions that may be used), NAME(x) (a name of its own), and LOW and HIGH
- * (which numbers of two vectors interleave their lower and their upper halves).
+ * The includer defines BFLOAT16 (whether numbers lie in memory as such, or as float), LANES (numbers in a vector),
+ * QUERIES and KEYS (the block of scores that fits the registers), TARGET (the instructions that may be used),
+ * NAME(x) (a name of its own), and LOW and HIGH (which numbers of two vectors interleave their lower and their
+ * upper halves). BFLOAT16 and NAME end with the file, so that the other type can follow.
  *
- * A vector holds the same channel of LANES lines, so that a softmax over keys never looks across a vector.
- * Buffers are [position][channel][lane].
+ * All arithmetic is in float32. A vector holds the same channel of LANES lines, so that a softmax over keys never
+ * looks across a vector. Buffers are [position][channel][lane].
  */
+
+#if BFLOAT16
+typedef uint16_t NAME(number);
+#else
+typedef float NAME(number);
+#endif
+#define NUMBER NAME(number)
 
 typedef float NAME(vector) __attribute__((vector_size(4 * LANES)));
 typedef int32_t NAME(whole) __attribute__((vector_size(4 * LANES)));
-typedef float NAME(anywhere) __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t NAME(bits) __attribute__((vector_size(4 * LANES)));
+typedef NUMBER NAME(stored) __attribute__((vector_size(sizeof(NUMBER) * LANES)));
+typedef NUMBER NAME(anywhere) __attribute__((vector_size(sizeof(NUMBER) * LANES), aligned(sizeof(NUMBER))));
 
 #define VECTOR NAME(vector)
 #define WHOLE NAME(whole)
@@ -54,24 +64,59 @@ INLINE void NAME(transpose)(VECTOR square[LANES])
     }
 }
 
+/* LANES numbers that lie anywhere in memory, and one. A bfloat16 is the upper half of a float. */
+INLINE VECTOR NAME(load)(const NUMBER *from)
+{
+    const NAME(stored) numbers = *(const NAME(anywhere) *)from;
+#if BFLOAT16
+    return (VECTOR)(__builtin_convertvector(numbers, NAME(bits)) << 16);
+#else
+    return numbers;
+#endif
+}
+
+INLINE float NAME(load_one)(const NUMBER *from)
+{
+#if BFLOAT16
+    const uint32_t bits = (uint32_t)*from << 16;
+    float number;
+    memcpy(&number, &bits, sizeof number);
+    return number;
+#else
+    return *from;
+#endif
+}
+
+/* The way back. A bfloat16 is the nearest one, of two as near the even one; NaN stays NaN. */
+INLINE NAME(stored) NAME(narrow)(VECTOR x)
+{
+#if BFLOAT16
+    const NAME(bits) bits = (NAME(bits))x;
+    const NAME(bits) rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return __builtin_convertvector(x == x ? rounded : (bits >> 16) | 0x40, NAME(stored));
+#else
+    return x;
+#endif
+}
+
 /* Asks for the channels of one position of LANES lines, so that they are near when their turn comes: lines lie
  * far apart, and what the processor foresees on its own is too little. */
-INLINE void NAME(fetch)(const float *const lines[LANES], int64_t offset, int64_t channels)
+INLINE void NAME(fetch)(const NUMBER *const lines[LANES], int64_t offset, int64_t channels)
 {
     for (int lane = 0; lane < LANES; lane++)
-        for (int64_t c = 0; c < channels; c += CACHE_LINE)
+        for (int64_t c = 0; c < channels; c += CACHE_LINE / (int64_t)sizeof(NUMBER))
             __builtin_prefetch(lines[lane] + offset + c, 0, 2);
 }
 
 /* The channels of one position of LANES lines, times `scale`, into [channel][lane]. */
-INLINE void NAME(gather)(VECTOR *to, const float *const lines[LANES], int64_t offset, int64_t channels, float scale)
+INLINE void NAME(gather)(VECTOR *to, const NUMBER *const lines[LANES], int64_t offset, int64_t channels, float scale)
 {
     int64_t c = 0;
     for (; c + LANES <= channels; c += LANES) {
         VECTOR square[LANES];
 #pragma GCC unroll 16
         for (int lane = 0; lane < LANES; lane++)
-            square[lane] = *(const NAME(anywhere) *)(lines[lane] + offset + c) * scale;
+            square[lane] = NAME(load)(lines[lane] + offset + c) * scale;
         NAME(transpose)(square);
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
@@ -79,11 +124,11 @@ INLINE void NAME(gather)(VECTOR *to, const float *const lines[LANES], int64_t of
     }
     for (; c < channels; c++)
         for (int lane = 0; lane < LANES; lane++)
-            to[c][lane] = lines[lane][offset + c] * scale;
+            to[c][lane] = NAME(load_one)(lines[lane] + offset + c) * scale;
 }
 
 /* The way back, for the first `count` lines. */
-INLINE void NAME(scatter)(float *const lines[LANES], int64_t offset, const VECTOR *from, int64_t channels, int count)
+INLINE void NAME(scatter)(NUMBER *const lines[LANES], int64_t offset, const VECTOR *from, int64_t channels, int count)
 {
     int64_t c = 0;
     for (; c + LANES <= channels; c += LANES) {
@@ -93,11 +138,13 @@ INLINE void NAME(scatter)(float *const lines[LANES], int64_t offset, const VECTO
             square[i] = from[c + i];
         NAME(transpose)(square);
         for (int lane = 0; lane < count; lane++)
-            *(NAME(anywhere) *)(lines[lane] + offset + c) = square[lane];
+            *(NAME(anywhere) *)(lines[lane] + offset + c) = NAME(narrow)(square[lane]);
     }
-    for (; c < channels; c++)
+    for (; c < channels; c++) {
+        const NAME(stored) numbers = NAME(narrow)(from[c]);
         for (int lane = 0; lane < count; lane++)
-            lines[lane][offset + c] = from[c][lane];
+            lines[lane][offset + c] = numbers[lane];
+    }
 }
 
 /* Scores of QUERIES queries and `keys` keys (rounded up to KEYS), into scores[query][key], `room` keys apart. */
@@ -212,15 +259,15 @@ static TARGET void NAME(parts)(const Band *band, void *buffers, int64_t first, i
         const int64_t line = part / chunks * LANES, start = part % chunks * CHUNK;
         const int64_t stop = smaller(start + CHUNK, band->queries);
         const int here = (int)smaller(LANES, band->lines - line);
-        const float *q_lines[LANES], *k_lines[LANES], *v_lines[LANES];
-        float *out_lines[LANES];
+        const NUMBER *q_lines[LANES], *k_lines[LANES], *v_lines[LANES];
+        NUMBER *out_lines[LANES];
         for (int lane = 0; lane < LANES; lane++) {
             const int64_t number = line + (lane < here ? lane : here - 1);
             const int64_t outer = number / band->inner, inner = number % band->inner;
-            q_lines[lane] = band->q + outer * band->of_q.outer + inner * band->of_q.inner;
-            k_lines[lane] = band->k + outer * band->of_k.outer + inner * band->of_k.inner;
-            v_lines[lane] = band->v + outer * band->of_k.outer + inner * band->of_k.inner;
-            out_lines[lane] = band->out + outer * band->of_out.outer + inner * band->of_out.inner;
+            q_lines[lane] = (const NUMBER *)band->q + outer * band->of_q.outer + inner * band->of_q.inner;
+            k_lines[lane] = (const NUMBER *)band->k + outer * band->of_k.outer + inner * band->of_k.inner;
+            v_lines[lane] = (const NUMBER *)band->v + outer * band->of_k.outer + inner * band->of_k.inner;
+            out_lines[lane] = (NUMBER *)band->out + outer * band->of_out.outer + inner * band->of_out.inner;
         }
         const int64_t low = larger(0, start + band->ahead - radius);
         const int64_t high = smaller(band->keys, stop + band->ahead + radius);
@@ -245,7 +292,7 @@ static TARGET void NAME(parts)(const Band *band, void *buffers, int64_t first, i
                     NAME(gather)(q + i * channels, q_lines,
                                  (query + i) * band->of_q.along + head * band->of_q.head, channels, scale);
                 for (int i = 0; i < some; i++)
-                    NAME(fetch)((const float *const *)out_lines,
+                    NAME(fetch)((const NUMBER *const *)out_lines,
                                 (query + i) * band->of_out.along + head * band->of_out.head, channels);
                 NAME(score)(scores, room, q, k + (from - low) * channels, to - from, channels);
                 for (int i = 0; i < QUERIES; i++) {
@@ -267,11 +314,6 @@ static TARGET void NAME(parts)(const Band *band, void *buffers, int64_t first, i
 #undef VECTOR
 #undef WHOLE
 #undef INLINE
-#undef LANES
-#undef QUERIES
-#undef KEYS
-#undef CHANNELS
-#undef TARGET
+#undef NUMBER
+#undef BFLOAT16
 #undef NAME
-#undef LOW
-#undef HIGH

@@ -20,6 +20,7 @@ from axialcli.config import ProbsDtype
 from axialcli.geometry import Block, Box, WindowFigures
 from axialcli.output.certificate import CertificateNotes
 from axialcli.output.closing import Closing
+from axialcli.output.counting import count_labels
 from axialcli.output.folder import WorkFolder, partial_folder
 from axialcli.output.heatmap import HeatmapPicture
 from axialcli.output.info import MaskInfo
@@ -85,9 +86,7 @@ class RunFiles(Closing):
             sink.sync()
         if self.certificate is not None:
             self.certificate.record(figures)
-        self.journal.record(
-            block.box, np.bincount(block.labels_HW.ravel(), minlength=len(self._info.classes))
-        )
+        self.journal.record(block.box, count_labels(block.labels_HW, len(self._info.classes)))
 
     def replan(self, plan: Mapping[str, Any]) -> None:
         """The blocks to come follow another plan; it stands under "plan" in the fingerprint from now on."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from axialcli.geometry import VolumePart
 from axialcli.output.closing import Closing
+from axialcli.output.counting import count_labels
 from axialcli.output.files import open_file, write_at, writing
 from axialcli.output.folder import WorkFolder, partial_folder
 from axialcli.output.info import MaskInfo
@@ -54,7 +55,7 @@ class StackFiles(Closing):
     def write(self, part: VolumePart) -> None:
         """Takes finished labels; a part may come at any time, but once."""
         size = self._info.size
-        self.counts_K += np.bincount(part.labels_DHW.ravel(), minlength=len(self.counts_K))
+        self.counts_K += count_labels(part.labels_DHW, len(self.counts_K))
         with writing(self._labels_path):
             for z, labels_HW in enumerate(part.labels_DHW, part.z0):
                 write_at(self._labels, (z * size.height + part.y0) * size.width, labels_HW.tobytes())

@@ -62,6 +62,7 @@ def in_loops(
     channels=st.sampled_from([1, 3, 4, 8, 18]),
     radius=st.integers(0, 5),
     biased=st.booleans(),
+    dtype=st.sampled_from(banded.DTYPES),
     seed=st.integers(0, 99),
 )
 def test_every_kernel_equals_the_loops(
@@ -72,11 +73,12 @@ def test_every_kernel_equals_the_loops(
     channels: int,
     radius: int,
     biased: bool,
+    dtype: torch.dtype,
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     batch, height, width = grid if not turned else (grid[0], grid[2], grid[1])
-    qkv = torch.randn(batch, height, width, 3, heads, channels, generator=generator)
+    qkv = torch.randn(batch, height, width, 3, heads, channels, generator=generator).to(dtype)
     q, kv = qkv.select(3, 0), qkv.narrow(3, 1, 2)
     span = 2 * radius + 1
     bias_AS = torch.randn(heads, span, generator=generator) if biased else None
@@ -85,7 +87,34 @@ def test_every_kernel_equals_the_loops(
     got = banded.attend_banded(q, kv, along=along, span=span, bias_AS=bias_AS, using=using)
 
     want = in_loops(q, kv, along, span, bias_AS, 0, list(range(q.shape[along])))
-    assert (got - want).abs().max() < 1e-5
+    assert got.dtype == dtype
+    # A bfloat16 is at most 2^-8 of its size away from what it stands for.
+    allowed = 1e-5 + (want.abs() / 250 if dtype == torch.bfloat16 else 0)
+    assert bool(((got - want).abs() <= allowed).all())
+
+
+@pytest.mark.parametrize("using", KERNELS)
+def test_bfloat16_is_what_float32_gives_rounded_to_the_nearest(using: str) -> None:
+    qkv = torch.randn(2, 20, 37, 3, 2, 21).bfloat16()
+    narrow, wide = (
+        banded.attend_banded(x.select(3, 0), x.narrow(3, 1, 2), along=1, span=7, bias_AS=None, using=using)
+        for x in (qkv, qkv.float())
+    )
+    assert torch.equal(narrow, wide.bfloat16())
+
+
+@pytest.mark.parametrize("using", KERNELS)
+def test_every_bfloat16_comes_back_as_it_is(using: str) -> None:
+    """With one key an answer is its value."""
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16)
+    q, kv = torch.zeros(1, 2**12, 1, 1, 16).bfloat16(), torch.zeros(1, 2**12, 1, 2, 1, 16).bfloat16()
+    kv[0, :, 0, 1, 0] = every.view(-1, 16)
+
+    got = banded.attend_banded(q, kv, along=2, span=1, bias_AS=None, using=using).view(-1)
+
+    number = ~every.isnan()
+    assert torch.equal(got[number], every[number])
+    assert bool(got[~number].isnan().all())
 
 
 @pytest.mark.parametrize("using", KERNELS)
@@ -177,7 +206,7 @@ def test_gradients_masks_and_other_dtypes_are_torchs(monkeypatch: pytest.MonkeyP
     with torch.inference_mode():
         module(tokens, torch.ones(1, 2, 9, dtype=torch.bool))
         module.double()(tokens.double())
-        module.bfloat16()(tokens.bfloat16())
+        module.half()(tokens.half())
 
     assert module.bias_AS.grad is not None
     assert module.bias_AS.grad.abs().sum() > 0

@@ -135,6 +135,16 @@ def test_column_strips_with_the_halo_change_nothing(count: int, window: int) -> 
         np.testing.assert_allclose(block.probs_KHW, expected_KHW[inside], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+def test_in_bfloat16_the_stream_is_the_network_in_bfloat16(rows: int) -> None:
+    """Of different rounding in the two, a few units in the last place of the largest logit would be left."""
+    network = segmenter(torch.bfloat16, depth=2, span=5)
+    image_BCHW = test_flow.picture(203, 71, torch.bfloat16)
+    expected = test_flow.whole(network, image_BCHW).float()
+    streamed = test_flow.streamed(network, image_BCHW, rows).float()
+    torch.testing.assert_close(streamed, expected, rtol=0, atol=float(expected.abs().max()) / 50)
+
+
 def test_tiles_with_the_receptive_field_as_halo_agree() -> None:
     model = NetworkModel(segmenter(torch.float32, depth=2, span=3))
     image_HWC = noise(500, 400)
