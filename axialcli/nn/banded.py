@@ -13,6 +13,7 @@ import ctypes
 import functools
 import importlib
 import math
+from collections.abc import Iterator
 from types import ModuleType
 
 import torch
@@ -22,6 +23,18 @@ from axialcli.nn.eager import eager
 
 SMALL = 32_768
 """Numbers of an output that one thread makes sooner than it would wake another."""
+
+MOST_LANES = 16
+"""Lines that the kernel works on at once, at most."""
+
+WASTE = 0.1
+"""Share of the lanes that may stay empty before lines are cut up to fill them."""
+
+PIECE = 64
+"""Queries of a piece of a line; the kernel's own measure."""
+
+Lines = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Answers, queries, keys and values as [N, L, M, A, D]: lines of length L, and M of them side by side."""
 
 DTYPES = (torch.float32, torch.bfloat16)
 """What the kernel reads and writes; it computes in float32."""
@@ -86,25 +99,64 @@ def attend_banded(
     radius = span // 2
     if not keys or ahead + radius < 0 or queries - 1 + ahead - radius >= keys:
         raise ValueError(f"{queries} queries from {ahead} on do not all see one of {keys} keys")
-    out_NLMAD, q_NLMAD, k_NLMAD, v_NLMAD = (_flat(part, along) for part in (out, q, *kv.unbind(-3)))
-    # The kernel gets addresses: what they belong to has to live as long.
+    k, v = kv.unbind(-3)
+    lines = _flat(out, along), _flat(q, along), _flat(k, along), _flat(v, along)
     bias = None if bias_AS is None else bias_AS.detach().to(torch.float32).contiguous()
     slots = None if slots_K is None else slots_K.to("cpu", torch.int64).contiguous()
-    compiled.attend(
-        using or kernel(),
-        q.dtype == torch.bfloat16,
-        (_team(), torch.get_num_threads() if out.numel() >= SMALL else 1),
-        *(0 if part is None else part.data_ptr() for part in (out, q_NLMAD, k_NLMAD, v_NLMAD, bias, slots)),
-        q_NLMAD.shape[0] * q_NLMAD.shape[2],
-        q_NLMAD.shape[2],
-        queries,
-        keys,
-        ahead,
-        *q.shape[-2:],
-        span,
-        *(part.stride()[:4] for part in (out_NLMAD, q_NLMAD, k_NLMAD)),
-    )
+    # The kernel gets addresses: `lines`, `bias` and `slots` live as long as they are in use.
+    for part, ahead_of_part in _filling(lines, ahead, radius) if slots is None else [(lines, ahead)]:
+        out_NLMAD, q_NLMAD, k_NLMAD, _ = part
+        compiled.attend(
+            using or kernel(),
+            q.dtype == torch.bfloat16,
+            (_team(), torch.get_num_threads() if out_NLMAD.numel() >= SMALL else 1),
+            *(0 if tensor is None else tensor.data_ptr() for tensor in (*part, bias, slots)),
+            q_NLMAD.shape[0] * q_NLMAD.shape[2],
+            q_NLMAD.shape[2],
+            q_NLMAD.shape[1],
+            k_NLMAD.shape[1] if slots is None else len(slots),
+            ahead_of_part,
+            *q.shape[-2:],
+            span,
+            *(tensor.stride()[:4] for tensor in (out_NLMAD, q_NLMAD, k_NLMAD)),
+        )
     return out
+
+
+def _filling(lines: Lines, ahead: int, radius: int) -> Iterator[tuple[Lines, int]]:
+    """The same lines, as they are or cut up so that there are enough of them, and how far each part is ahead.
+
+    A vector holds a number each of MOST_LANES lines. A few lines that are long are cut into pieces whose
+    queries all see as many keys; what is left at their beginning and end comes as it is.
+    """
+    out_NLMAD, q_NLMAD, k_NLMAD, v_NLMAD = lines
+    number, queries, keys = len(q_NLMAD), q_NLMAD.shape[1], k_NLMAD.shape[1]
+    first = max(0, radius - ahead)
+    pieces = (min(queries, keys - radius - ahead) - first) // PIECE
+    wasted = -number % MOST_LANES / (number + -number % MOST_LANES)
+    if q_NLMAD.shape[2] > 1 or wasted <= WASTE or pieces < 2:
+        yield lines, ahead
+        return
+
+    def cut(line_NLMAD: Tensor, start: int, length: int) -> Tensor:
+        """[N, length, pieces, A, D]: what each piece has from `start` on."""
+        of_pieces = line_NLMAD[:, start : start + (pieces - 1) * PIECE + length, 0].unfold(1, length, PIECE)
+        return of_pieces.permute(0, 4, 1, 2, 3)
+
+    seen = first + ahead - radius, PIECE + 2 * radius
+    yield (
+        (
+            cut(out_NLMAD, first, PIECE),
+            cut(q_NLMAD, first, PIECE),
+            cut(k_NLMAD, *seen),
+            cut(v_NLMAD, *seen),
+        ),
+        radius,
+    )
+    last = first + pieces * PIECE
+    for start, stop in ((0, first), (last, queries)):
+        if start < stop:
+            yield (out_NLMAD[:, start:stop], q_NLMAD[:, start:stop], k_NLMAD, v_NLMAD), ahead + start
 
 
 def _flat(grid: Tensor, along: int) -> Tensor:

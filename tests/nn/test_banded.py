@@ -146,6 +146,24 @@ def test_an_answer_does_not_depend_on_what_else_is_in_the_call(using: str, along
     assert torch.equal(part[:, 4:-4, 4:-4], whole[:, 65:175, 37:136])
 
 
+@pytest.mark.parametrize("lines", [1, 3, 12, 17])
+@pytest.mark.parametrize(("queries", "keys", "ahead"), [(300, 300, 0), (129, 300, 100), (250, 240, -5)])
+def test_few_long_lines_are_cut_up_and_answer_the_same(
+    lines: int, queries: int, keys: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, kv = torch.randn(1, lines, queries, 2, 12), torch.randn(1, lines, keys, 2, 2, 12)
+    bias_AS = torch.randn(2, 31)
+
+    cut = banded.attend_banded(q, kv, along=2, span=31, bias_AS=bias_AS, ahead=ahead)
+    monkeypatch.setattr(banded, "WASTE", 1.0)
+    whole = banded.attend_banded(q, kv, along=2, span=31, bias_AS=bias_AS, ahead=ahead)
+
+    assert torch.equal(cut, whole)
+    one = (slice(None), slice(0, 1))
+    wanted = in_loops(q[one], kv[one], 2, 31, bias_AS, ahead, list(range(keys)))
+    assert (cut[one] - wanted).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("using", KERNELS)
 def test_scores_far_apart_neither_overflow_nor_vanish(using: str) -> None:
     q, kv = torch.zeros(1, 1, 3, 1, 4), torch.zeros(1, 1, 3, 2, 1, 4)

@@ -120,7 +120,7 @@ class StreamEngine:
                 bytes_per_px_of_width=self._block_bytes_per_px(),
                 free_bytes=budget.free_bytes,
                 max_ram_bytes=max_ram_bytes,
-                blank_share=background.share if background and not graph.looks_everywhere else 0.0,
+                blank_share=background.share if background and not graph.looks_everywhere else None,
                 repeat=repeat,
             )
         self.state_bytes = 0

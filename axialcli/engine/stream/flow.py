@@ -37,13 +37,17 @@ class Flow:
     """Executes a graph step by step.
 
     All that outlives a step lies in line buffers; a node whose rows are read in the step that makes
-    them hands them on without a copy.
+    them hands them on without a copy. whole_steps: whether a late start is fed all rows of its first step,
+    also those that nobody reads.
     """
+
+    whole_steps = False
 
     def __init__(self, graph: Graph, schedule: Schedule, *, dtype: torch.dtype, device: torch.device) -> None:
         self.graph, self.schedule = graph, schedule
         self._consumers = graph.consumers()
         self._first = [0] * len(graph.nodes)
+        self._first_rows: dict[int, int] = {}
         self._recomputed = recomputed(graph, schedule)
         self._buffers = {
             index: _buffer(graph, schedule, index, dtype, device)
@@ -60,14 +64,20 @@ class Flow:
     def begin(self, row: int = 0) -> int:
         """Prepares for the output's rows from `row` on. Returns the step to start with."""
         self._first = self.schedule.first_steps(row)
+        self._first_rows = {} if self.whole_steps else self.schedule.first_rows(row)
         self._made.clear()
         for index, buffer in self._buffers.items():
-            buffer.begin(self.schedule.rows(index, min(self._first[index], self.schedule.steps - 1))[0])
+            buffer.begin(self._rows(index, min(self._first[index], self.schedule.steps - 1))[0])
         return min(self._first)
+
+    def _rows(self, index: int, step: int) -> tuple[int, int]:
+        """The rows that a node makes in a step, or that are fed to it, those that nobody reads left out."""
+        start, stop = self.schedule.rows(index, step)
+        return max(start, self._first_rows.get(index, 0)), stop
 
     def wanted(self, source: int, step: int) -> tuple[int, int]:
         """The rows of a source that `run` wants in a step; none where the two are equal."""
-        return self.schedule.rows(source, step) if step >= self._first[source] else (0, 0)
+        return self._rows(source, step) if step >= self._first[source] else (0, 0)
 
     def run(self, step: int, fed: dict[int, Tensor]) -> dict[int, tuple[int, Tensor]]:
         """One step. fed: of each source its wanted rows. Returns of each output the first of its next
@@ -77,7 +87,7 @@ class Flow:
         """
         made: dict[int, tuple[int, Tensor]] = {}
         for index, node in enumerate(self.graph.nodes):
-            rows = self.schedule.rows(index, step)
+            rows = self._rows(index, step)
             if step < self._first[index] or rows[0] == rows[1] or index in self._recomputed:
                 continue
             if node.operator is None:

@@ -19,10 +19,15 @@ from axialcli.errors import LimitError
 from axialcli.geometry import Size
 
 STEP_PX = 1 << 20
-"""Pixels of a step where memory allows: enough to feed every kernel, little enough to stay near the core."""
+"""Pixels of a step where memory allows, of 4 bytes a number: enough to feed every kernel, little enough to
+stay near the core."""
 
 SPARSE_GAIN = 2
 """Steps of a slide with background are so many times as high at most: of their pixels few are computed."""
+
+GOOD_STEP_PX = 48
+"""However wide the picture, steps are so high where memory allows: for a step's queries attention along the
+height goes through all the keys of a span, and the fewer they are the less it is worth."""
 
 LOWEST_STEP_PX = 16
 """Lower steps than this save little memory and cost much time."""
@@ -72,14 +77,14 @@ def make_plan(
     bytes_per_px_of_width: int,
     free_bytes: int,
     max_ram_bytes: int,
-    blank_share: float = 0.0,
+    blank_share: float | None = None,
     repeat: Mapping[str, Any] | None = None,
 ) -> StreamPlan:
     """The plan with the fewest strips, and with these the highest steps, that fits into `free_bytes`.
 
     bytes_per_px_of_width: what the caller keeps beside the stream for each pixel of a strip's width.
     max_ram_bytes: what the user allowed, for the message. blank_share: of the pixels that are skipped, about:
-    the more, the higher the steps. repeat: the notes of an earlier plan. Raises
+    the more, the higher the steps; None where none is. repeat: the notes of an earlier plan. Raises
     LimitError where nothing fits, NotStreamable.
     """
     # What a stream takes does not grow with the height; a lower picture is planned faster.
@@ -99,7 +104,7 @@ def make_plan(
     if repeat is not None:
         return plan_of(int(repeat["rows_px"]), repeat["strips"])
     tiles_across = -(-size.width // MASK_TILE)
-    step_px = int(STEP_PX / max(1 - blank_share, 1 / SPARSE_GAIN))
+    step_px = int(STEP_PX * 4 / bytes_per_number / max(1 - (blank_share or 0), 1 / SPARSE_GAIN))
 
     def cut(count: int) -> list[int]:
         return [index * tiles_across // count * MASK_TILE for index in range(count)]
@@ -109,7 +114,7 @@ def make_plan(
         plan = plan_of(graph.stride, cut(count))
         widths = {x1 - x0 for x0, x1 in map(plan.reads, range(count))}
         parts = [graph] if count == 1 else strip_graphs(network, channels, graph, widths)
-        for rows_px in _heights(graph, max(widths), step_px):
+        for rows_px in _heights(graph, max(widths), step_px, whole_steps=blank_share is not None):
             yield (
                 rows_px,
                 max(
@@ -176,28 +181,25 @@ def whole_width(graph: Graph, rows_px: int) -> StreamPlan:
     )
 
 
-def _heights(graph: Graph, width: int, step_px: int = STEP_PX) -> Iterator[int]:
+def _heights(graph: Graph, width: int, step_px: int = STEP_PX, *, whole_steps: bool = False) -> Iterator[int]:
     """Heights of a step to try, in pixels, the best first; each a multiple of the stride."""
     field = graph.receptive_field_px()
-    best = max(1, step_px // width)
-    rows = graph.stride * 2 ** max(0, math.floor(math.log2(max(best / graph.stride, 1))))
-    heights = [rows]
-    while rows % (2 * graph.stride) == 0 and rows // 2 >= LOWEST_STEP_PX:
-        # Powers of two, and halfway between.
-        if rows % (4 * graph.stride) == 0:
-            heights.append(rows // 4 * 3)
-        rows //= 2
-        heights.append(rows)
-    return (rows for rows in heights if rows == heights[-1] or _fed_again(graph, rows, field))
+    # Powers of two, and halfway between, in strides.
+    highest = max(step_px // width, GOOD_STEP_PX) // graph.stride
+    powers = [2**exponent for exponent in range(highest.bit_length())]
+    counts = {count for power in powers for count in (power, power * 3 // 2) if count <= highest} or {1}
+    heights = sorted((count * graph.stride for count in counts), reverse=True)
+    heights = [rows for rows in heights if rows >= LOWEST_STEP_PX] or heights[:1]
+    return (rows for rows in heights if rows == heights[-1] or _fed_again(graph, rows, field, whole_steps))
 
 
-def _fed_again(graph: Graph, rows_px: int, field: int | None) -> bool:
+def _fed_again(graph: Graph, rows_px: int, field: int | None, whole_steps: bool) -> bool:
     """Whether a continued run feeds at most a band and twice the receptive field of rows again."""
     if field is None:
         return True
     schedule = make_schedule(graph, rows_px)
     row = graph.nodes[graph.outputs[0]].plane.height // 2 // MASK_TILE * MASK_TILE
-    first, _ = schedule.rows(0, schedule.first_steps(row)[0])
+    first = schedule.rows(0, schedule.first_steps(row)[0])[0] if whole_steps else schedule.first_rows(row)[0]
     return row - first <= MASK_TILE + 2 * field
 
 

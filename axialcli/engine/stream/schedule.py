@@ -48,8 +48,16 @@ class Schedule:
 
     def first_steps(self, row: int) -> list[int]:
         """Of each node the first step that has to run so that the outputs are right from `row` on."""
+        return self._start(row)[0]
+
+    def first_rows(self, row: int) -> dict[int, int]:
+        """Of each source the first row that is read where each node runs from its first step on."""
+        return self._start(row)[1]
+
+    def _start(self, row: int) -> tuple[list[int], dict[int, int]]:
         graph = self.graph
         first = [self.steps] * len(graph.nodes)
+        read: dict[int, int] = {}
         for index in graph.outputs:
             first[index] = self.step_of(index, row)
         for index in range(len(graph.nodes) - 1, -1, -1):
@@ -60,7 +68,9 @@ class Schedule:
             for source, (rows, _) in zip(node.inputs, node.operator.reaches, strict=True):
                 low, _ = rows.clipped(start, start + 1, graph.nodes[source].plane.height)
                 first[source] = min(first[source], self.step_of(source, low))
-        return first
+                if graph.nodes[source].operator is None:
+                    read[source] = min(read.get(source, low), low)
+        return first, read
 
 
 def make_schedule(graph: Graph, rows_px: int) -> Schedule:

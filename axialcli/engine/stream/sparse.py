@@ -50,6 +50,9 @@ class SparseFlow(Flow):
     output that were taken from the twin, and all.
     """
 
+    # Which columns are computed is decided a step at a time, and has to be decided alike in every run.
+    whole_steps = True
+
     def __init__(
         self,
         graph: Graph,

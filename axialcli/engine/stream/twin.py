@@ -33,6 +33,8 @@ class Twin(Flow):
     rows_made: of each node what it has made in the last step. computed: steps that were not a repetition.
     """
 
+    whole_steps = True
+
     def __init__(self, graph: Graph, schedule: Schedule, *, dtype: torch.dtype, device: torch.device) -> None:
         narrow = Graph(outputs=graph.outputs)
         for node in graph.nodes:

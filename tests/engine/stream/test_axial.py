@@ -167,8 +167,7 @@ def test_a_continued_run_feeds_a_band_and_twice_the_receptive_field_at_most(widt
     engine = StreamEngine(ArrayView(np.empty((16384, width, 3), np.uint8)), model, max_ram_bytes=PLENTY)
     schedule = make_schedule(trace(model.network, 3, Size(16384, width)), engine.plan.rows_px)
     for row in range(512, 16384, 512):
-        first_row, _ = schedule.rows(0, schedule.first_steps(row)[0])
-        assert row - first_row <= 512 + 2 * (model.spec.receptive_field_px or 0)
+        assert row - schedule.first_rows(row)[0] <= 512 + 2 * (model.spec.receptive_field_px or 0)
 
 
 def test_the_shipped_model_states_its_true_receptive_field() -> None:
