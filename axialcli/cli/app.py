@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
             return error.exit_code
         return _fail(error.format_message(), error.exit_code, arguments)
     except Stopped as stop:
-        return _fail(f"{stop.word}; the same command continues unfinished work", stop.exit_code, arguments)
+        return _fail(stop.text, stop.exit_code, arguments)
     except MemoryError:
         return _fail("out of memory: use a smaller --batch, --tile or --max-ram", 6, arguments)
     except Exception as error:  # noqa: BLE001 - the outermost edge: a bug becomes one line and code 1

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,11 +31,11 @@ from axialcli.cli.model_options import (
     model_hints,
 )
 from axialcli.cli.progress import progress_bar
-from axialcli.cli.start import imports
+from axialcli.cli.start import Stopped, imports
 from axialcli.config import WAITING, Backend, PredictSettings, check_choice, parse_bytes
 from axialcli.errors import UsageError
 from axialcli.image import open_slide
-from axialcli.output import check_outputs, check_scratch
+from axialcli.output import check_outputs, check_scratch, partial_folder
 
 
 def predict(
@@ -191,7 +193,7 @@ def predict(
 
         keep_freed_memory()
 
-        with progress_bar("predicting") as bar:
+        with _saying_what_continues(out), progress_bar("predicting") as bar:
             report = pipeline.predict(
                 opened,
                 out,
@@ -208,6 +210,17 @@ def predict(
                 **settings,
             )
     say(json.dumps(report, indent=1) if as_json else _summary(report))
+
+
+@contextmanager
+def _saying_what_continues(out: Path) -> Iterator[None]:
+    """Of a run that was stopped, whether it has left work to go on with; a volume leaves none."""
+    try:
+        yield
+    except Stopped as stop:
+        if partial_folder(out).exists():
+            stop.text += "; the same command continues the run"
+        raise
 
 
 def _parse_channels(text: str | None) -> tuple[int, ...] | None:

@@ -11,12 +11,15 @@ from types import FrameType
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived: unwind, so that files are closed and locks released, then exit."""
+    """SIGINT or SIGTERM arrived: unwind, so that files are closed and locks released, then exit.
+
+    text: what is said of it; whoever leaves unfinished work behind that can be continued adds so.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self.exit_code = 128 + number
-        self.word = "interrupted" if number == signal.SIGINT else "terminated"
+        self.text = "interrupted" if number == signal.SIGINT else "terminated"
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def main() -> None:
 
         code = run(sys.argv[1:])
     except Stopped as stop:
-        print(f"axial: error: {stop.word}", file=sys.stderr)
+        print(f"axial: error: {stop.text}", file=sys.stderr)
         code = stop.exit_code
     _ignore()
     # Python looks for garbage as it ends, in all that there is: a quarter of a second where torch is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from axialcli.cli.app import run
+from axialcli.cli.start import Stopped
 from tests.cli.conftest import Axial, command
 from tests.fixtures.slides import picture, write_tiled
 from tests.networks import small_model_file
@@ -40,6 +43,26 @@ def test_two_signals_end_the_run_as_one_does(tmp_path: Path, number: int, pause_
     assert process.returncode == 128 + number
     assert errors.count("\n") == 1
     assert errors.startswith("axial: error: ")
+    assert ("the same command continues" in errors) == (tmp_path / "mask.tif.partial").exists()
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_only_what_left_work_behind_says_that_it_continues(left: bool, tmp_path: Path) -> None:
+    def stop(*_: object, **__: object) -> None:
+        if left:
+            (tmp_path / "mask.tif.partial").mkdir()
+        raise Stopped(signal.SIGTERM)
+
+    write_tiled(tmp_path / "slide.tif", picture(100, 100))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("axialcli.pipeline.predict", stop)
+        patch.setattr("sys.stderr", errors := io.StringIO())
+        code = run(["predict", str(tmp_path / "slide.tif"), "--out", str(tmp_path / "mask.tif")])
+
+    assert code == 143
+    assert (
+        errors.getvalue() == "axial: error: terminated" + left * "; the same command continues the run" + "\n"
+    )
 
 
 def test_a_signal_while_libraries_are_loaded_is_no_traceback(tmp_path: Path) -> None:
