@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -34,8 +38,31 @@ def glibc(monkeypatch: pytest.MonkeyPatch) -> Library:
 def test_large_pieces_come_from_memory_that_was_freed(glibc: Library) -> None:
     memory.keep_freed_memory()
 
-    # -3 and -1 in malloc.h; no glibc of 64 bits refuses 32 MiB.
-    assert glibc.asked == [(-3, 32 << 20), (-1, 256 << 20)]
+    # -3, -1 and -8 in malloc.h; no glibc of 64 bits refuses 32 MiB.
+    assert glibc.asked == [(-3, 32 << 20), (-1, 256 << 20), (-8, 1)]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_new_thread_gets_the_memory_that_an_earlier_one_freed() -> None:
+    code = (
+        "import resource, threading, numpy\n"
+        "from axialcli.engine.memory import keep_freed_memory\n"
+        "keep_freed_memory()\n"
+        "def work():\n"
+        "    for _ in range(3):\n"
+        "        held = [numpy.ones(20 << 20, numpy.uint8) for _ in range(6)]\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    thread = threading.Thread(target=work)\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(faults(), faults())\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(memory.ENVIRONMENT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=True)
+    first, second = map(int, done.stdout.split())
+    assert second < first / 10
 
 
 def test_a_library_that_refuses_the_first_setting_is_left_alone(glibc: Library) -> None:
