@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -106,6 +107,11 @@ def parse_background(text: str) -> Literal["auto", "off"] | BackgroundColour:
         )
     red, green, blue = bytes.fromhex(match[1])
     return BackgroundColour(colour=(red, green, blue), tolerance=int(match[2]))
+
+
+def scratch_folder(scratch: Path, run_name: str) -> Path:
+    """The subfolder of `--scratch` for the run that is called so: its mask's whole path."""
+    return scratch / f"axial-{hashlib.sha256(run_name.encode()).hexdigest()[:16]}"
 
 
 def check_choice(name: str, value: str, kind: object) -> None:

@@ -32,7 +32,7 @@ from axialcli.cli.model_options import (
 )
 from axialcli.cli.progress import progress_bar
 from axialcli.cli.start import Stopped, imports
-from axialcli.config import WAITING, Backend, PredictSettings, check_choice, parse_bytes
+from axialcli.config import WAITING, Backend, PredictSettings, check_choice, parse_bytes, scratch_folder
 from axialcli.errors import UsageError
 from axialcli.image import open_slide
 from axialcli.output import check_outputs, check_scratch, partial_folder
@@ -193,7 +193,7 @@ def predict(
 
         keep_freed_memory()
 
-        with _saying_what_continues(out), progress_bar("predicting") as bar:
+        with _saying_what_continues(out, scratch), progress_bar("predicting") as bar:
             report = pipeline.predict(
                 opened,
                 out,
@@ -213,12 +213,16 @@ def predict(
 
 
 @contextmanager
-def _saying_what_continues(out: Path) -> Iterator[None]:
+def _saying_what_continues(out: Path, scratch: Path | None) -> Iterator[None]:
     """Of a run that was stopped, whether it has left work to go on with; a volume leaves none."""
     try:
         yield
     except Stopped as stop:
-        if partial_folder(out).exists():
+        left = [
+            partial_folder(out),
+            *([] if scratch is None else [scratch_folder(scratch, str(out.resolve()))]),
+        ]
+        if any(folder.exists() for folder in left):
             stop.text += "; the same command continues the run"
         raise
 

@@ -126,8 +126,8 @@ def attend_banded(
 def _filling(lines: Lines, ahead: int, radius: int) -> Iterator[tuple[Lines, int]]:
     """The same lines, as they are or cut up so that there are enough of them, and how far each part is ahead.
 
-    A vector holds a number each of MOST_LANES lines. A few lines that are long are cut into pieces whose
-    queries all see as many keys; what is left at their beginning and end comes as it is.
+    A vector holds a number each of MOST_LANES lines. A few long lines, with no others beside them, are cut
+    into pieces whose queries all see as many keys; what is left at their ends comes as it is.
     """
     out_NLMAD, q_NLMAD, k_NLMAD, v_NLMAD = lines
     number, queries, keys = len(q_NLMAD), q_NLMAD.shape[1], k_NLMAD.shape[1]

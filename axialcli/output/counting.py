@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_FEW = 32
+_FEW = 16
 """Up to so many classes it is quicker to look for each than to sort every pixel into its place."""
 
 

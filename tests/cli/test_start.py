@@ -14,6 +14,7 @@ import pytest
 
 from axialcli.cli.app import run
 from axialcli.cli.start import Stopped
+from axialcli.config import scratch_folder
 from tests.cli.conftest import Axial, command
 from tests.fixtures.slides import picture, write_tiled
 from tests.networks import small_model_file
@@ -46,23 +47,27 @@ def test_two_signals_end_the_run_as_one_does(tmp_path: Path, number: int, pause_
     assert ("the same command continues" in errors) == (tmp_path / "mask.tif.partial").exists()
 
 
-@pytest.mark.parametrize("left", [True, False])
-def test_only_what_left_work_behind_says_that_it_continues(left: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", ["mask.tif.partial", "scratch", None])
+def test_only_what_left_work_behind_says_that_it_continues(left: str | None, tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+
     def stop(*_: object, **__: object) -> None:
-        if left:
-            (tmp_path / "mask.tif.partial").mkdir()
+        if left == "scratch":
+            scratch_folder(tmp_path / "features", str((tmp_path / "mask.tif").resolve())).mkdir()
+        elif left:
+            (tmp_path / left).mkdir()
         raise Stopped(signal.SIGTERM)
 
     write_tiled(tmp_path / "slide.tif", picture(100, 100))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("axialcli.pipeline.predict", stop)
         patch.setattr("sys.stderr", errors := io.StringIO())
-        code = run(["predict", str(tmp_path / "slide.tif"), "--out", str(tmp_path / "mask.tif")])
+        options = ["--out", str(tmp_path / "mask.tif"), "--scratch", str(tmp_path / "features")]
+        code = run(["predict", str(tmp_path / "slide.tif"), *options])
 
     assert code == 143
-    assert (
-        errors.getvalue() == "axial: error: terminated" + left * "; the same command continues the run" + "\n"
-    )
+    continues = "; the same command continues the run" if left else ""
+    assert errors.getvalue() == f"axial: error: terminated{continues}\n"
 
 
 def test_a_signal_while_libraries_are_loaded_is_no_traceback(tmp_path: Path) -> None:

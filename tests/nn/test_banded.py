@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -146,22 +147,34 @@ def test_an_answer_does_not_depend_on_what_else_is_in_the_call(using: str, along
     assert torch.equal(part[:, 4:-4, 4:-4], whole[:, 65:175, 37:136])
 
 
+@pytest.mark.parametrize("using", KERNELS)
+@pytest.mark.parametrize("dtype", banded.DTYPES)
 @pytest.mark.parametrize("lines", [1, 3, 12, 17])
 @pytest.mark.parametrize(("queries", "keys", "ahead"), [(300, 300, 0), (129, 300, 100), (250, 240, -5)])
 def test_few_long_lines_are_cut_up_and_answer_the_same(
-    lines: int, queries: int, keys: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+    using: str,
+    dtype: torch.dtype,
+    lines: int,
+    queries: int,
+    keys: int,
+    ahead: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    q, kv = torch.randn(1, lines, queries, 2, 12), torch.randn(1, lines, keys, 2, 2, 12)
+    q, kv = torch.randn(1, lines, queries, 2, 12).to(dtype), torch.randn(1, lines, keys, 2, 2, 12).to(dtype)
     bias_AS = torch.randn(2, 31)
+    how: dict[str, Any] = {"along": 2, "span": 31, "bias_AS": bias_AS, "ahead": ahead, "using": using}
 
-    cut = banded.attend_banded(q, kv, along=2, span=31, bias_AS=bias_AS, ahead=ahead)
+    cut = banded.attend_banded(q, kv, **how)
     monkeypatch.setattr(banded, "WASTE", 1.0)
-    whole = banded.attend_banded(q, kv, along=2, span=31, bias_AS=bias_AS, ahead=ahead)
+    whole = banded.attend_banded(q, kv, **how)
 
     assert torch.equal(cut, whole)
-    one = (slice(None), slice(0, 1))
-    wanted = in_loops(q[one], kv[one], 2, 31, bias_AS, ahead, list(range(keys)))
-    assert (cut[one] - wanted).abs().max() < 1e-5
+
+
+def test_lines_that_are_cut_up_equal_the_loops() -> None:
+    q, kv = torch.randn(1, 1, 200, 1, 4), torch.randn(1, 1, 200, 2, 1, 4)
+    got = banded.attend_banded(q, kv, along=2, span=9, bias_AS=None)
+    assert (got - in_loops(q, kv, 2, 9, None, 0, list(range(200)))).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("using", KERNELS)

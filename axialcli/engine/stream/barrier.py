@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from axialcli.config import scratch_folder
 from axialcli.engine.stream.flow import Flow
 from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.needs import Needs, choose_steps, estimate_seconds, lower_step, stage_bytes
 from axialcli.engine.stream.passes import ReadRows, Runner
 from axialcli.engine.stream.schedule import Schedule, make_schedule
-from axialcli.engine.stream.scratch import JOURNAL, Scratch, header_of, scratch_folder, whole_notes
+from axialcli.engine.stream.scratch import JOURNAL, Scratch, header_of, whole_notes
 from axialcli.engine.stream.slots import assign
 from axialcli.engine.stream.stages import split
 from axialcli.engine.stream.store import MemoryStore, ScratchStore

@@ -7,7 +7,8 @@ from dataclasses import replace
 from torch import nn
 
 from axialcli.engine.halving import Halved, halved_strips
-from axialcli.engine.stream.plan import LOWEST_STEP_PX, StreamPlan, low_graph, strip_graphs
+from axialcli.engine.stream.heights import LOWEST_STEP_PX
+from axialcli.engine.stream.plan import StreamPlan, low_graph, strip_graphs
 from axialcli.engine.stream.trace import NotStreamable
 from axialcli.geometry import Size
 

@@ -15,8 +15,9 @@ import torch
 from axialcli.engine.stream.columns import column_bytes
 from axialcli.engine.stream.convolution import Neighbourhood
 from axialcli.engine.stream.graph import Graph, Node
+from axialcli.engine.stream.heights import STEP_PX
 from axialcli.engine.stream.operators import Operator, Piece
-from axialcli.engine.stream.plan import STEP_PX, stream_bytes
+from axialcli.engine.stream.plan import stream_bytes
 from axialcli.engine.stream.stages import Stage
 from axialcli.engine.stream.store import TILE
 from axialcli.errors import LimitError, OutputError

@@ -13,24 +13,11 @@ from torch import nn
 from axialcli.config import MASK_TILE
 from axialcli.engine.stream.flow import buffer_rows, recomputed
 from axialcli.engine.stream.graph import Graph, Node
+from axialcli.engine.stream.heights import STEP_PX, heights, pixels_of_a_step
 from axialcli.engine.stream.schedule import make_schedule
 from axialcli.engine.stream.trace import NotStreamable, trace
 from axialcli.errors import LimitError
 from axialcli.geometry import Size
-
-STEP_PX = 1 << 20
-"""Pixels of a step where memory allows, of 4 bytes a number: enough to feed every kernel, little enough to
-stay near the core."""
-
-SPARSE_GAIN = 2
-"""Steps of a slide with background are so many times as high at most: of their pixels few are computed."""
-
-GOOD_STEP_PX = 48
-"""However wide the picture, steps are so high where memory allows: for a step's queries attention along the
-height goes through all the keys of a span, and the fewer they are the less it is worth."""
-
-LOWEST_STEP_PX = 16
-"""Lower steps than this save little memory and cost much time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +91,7 @@ def make_plan(
     if repeat is not None:
         return plan_of(int(repeat["rows_px"]), repeat["strips"])
     tiles_across = -(-size.width // MASK_TILE)
-    step_px = int(STEP_PX * 4 / bytes_per_number / max(1 - (blank_share or 0), 1 / SPARSE_GAIN))
+    step_px = pixels_of_a_step(bytes_per_number, blank_share)
 
     def cut(count: int) -> list[int]:
         return [index * tiles_across // count * MASK_TILE for index in range(count)]
@@ -114,7 +101,7 @@ def make_plan(
         plan = plan_of(graph.stride, cut(count))
         widths = {x1 - x0 for x0, x1 in map(plan.reads, range(count))}
         parts = [graph] if count == 1 else strip_graphs(network, channels, graph, widths)
-        for rows_px in _heights(graph, max(widths), step_px, whole_steps=blank_share is not None):
+        for rows_px in heights(graph, max(widths), step_px, whole_steps=blank_share is not None):
             yield (
                 rows_px,
                 max(
@@ -181,28 +168,6 @@ def whole_width(graph: Graph, rows_px: int) -> StreamPlan:
     )
 
 
-def _heights(graph: Graph, width: int, step_px: int = STEP_PX, *, whole_steps: bool = False) -> Iterator[int]:
-    """Heights of a step to try, in pixels, the best first; each a multiple of the stride."""
-    field = graph.receptive_field_px()
-    # Powers of two, and halfway between, in strides.
-    highest = max(step_px // width, GOOD_STEP_PX) // graph.stride
-    powers = [2**exponent for exponent in range(highest.bit_length())]
-    counts = {count for power in powers for count in (power, power * 3 // 2) if count <= highest} or {1}
-    heights = sorted((count * graph.stride for count in counts), reverse=True)
-    heights = [rows for rows in heights if rows >= LOWEST_STEP_PX] or heights[:1]
-    return (rows for rows in heights if rows == heights[-1] or _fed_again(graph, rows, field, whole_steps))
-
-
-def _fed_again(graph: Graph, rows_px: int, field: int | None, whole_steps: bool) -> bool:
-    """Whether a continued run feeds at most a band and twice the receptive field of rows again."""
-    if field is None:
-        return True
-    schedule = make_schedule(graph, rows_px)
-    row = graph.nodes[graph.outputs[0]].plane.height // 2 // MASK_TILE * MASK_TILE
-    first = schedule.rows(0, schedule.first_steps(row)[0])[0] if whole_steps else schedule.first_rows(row)[0]
-    return row - first <= MASK_TILE + 2 * field
-
-
 def stream_bytes(graph: Graph, rows_px: int, bytes_per_number: int) -> int:
     """Memory that a flow takes: its line buffers, and the most that one step has in work at once."""
     return state_bytes(graph, rows_px, bytes_per_number) + _work_bytes(graph, rows_px, bytes_per_number)
@@ -247,15 +212,15 @@ class StreamFacts:
     receptive_field_px: int | None
 
 
-def stream_facts(network: nn.Module, channels: int, bytes_per_number: int = 4) -> StreamFacts:
-    """The facts, computed from the network's operators. Raises NotStreamable."""
+def stream_facts(network: nn.Module, channels: int) -> StreamFacts:
+    """The facts in float32, computed from the network's operators. Raises NotStreamable."""
     stride = trace(network, channels, Size(64, 64)).stride
     # Wide enough that the sides do not count, high enough that the buffers fill.
     width = 64 * stride
     graph = trace(network, channels, Size(64 * width, width))
-    rows_px = next(_heights(graph, WIDE_PX))
+    rows_px = next(heights(graph, WIDE_PX, STEP_PX))
     return StreamFacts(
         rows_px=rows_px,
-        state_bytes_per_px=state_bytes(graph, rows_px, bytes_per_number) / width,
+        state_bytes_per_px=state_bytes(graph, rows_px, 4) / width,
         receptive_field_px=graph.receptive_field_px(),
     )

@@ -9,7 +9,6 @@ an undo would have to be. It costs one more file of tokens; disk is cheaper than
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import logging
@@ -30,11 +29,6 @@ logger = logging.getLogger("axial")
 JOURNAL = "journal.txt"
 LOCK = "lock"
 _FORMAT = 1
-
-
-def scratch_folder(parent: Path, name: str) -> Path:
-    """The subfolder of `parent` for the run that is called `name`, such as its output's path."""
-    return parent / f"axial-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 class Scratch:

@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from axialcli.backends import load_model
 from axialcli.engine.background import Background
 from axialcli.engine.stream import StreamEngine, refusal, trace
+from axialcli.engine.stream.flow import Flow
+from axialcli.engine.stream.heights import heights, pixels_of_a_step
+from axialcli.engine.stream.plan import low_graph
 from axialcli.engine.stream.schedule import make_schedule
+from axialcli.engine.stream.sparse import SparseFlow
 from axialcli.geometry import Box, Size
 from axialcli.nn import build_network
 from tests.engine.stream import test_flow, test_sparse
@@ -161,13 +165,57 @@ def test_tiles_with_the_receptive_field_as_halo_agree() -> None:
 
 
 @pytest.mark.parametrize("width", [700, 4096, 8192, 32768])
-def test_a_continued_run_feeds_a_band_and_twice_the_receptive_field_at_most(width: int) -> None:
+@pytest.mark.parametrize("background", [None, Background(colour_C=(244,) * 3, tolerance=0)])
+def test_a_continued_run_feeds_a_band_and_twice_the_receptive_field_at_most(
+    width: int, background: Background | None
+) -> None:
     model = load_model("nuclei")
     assert model.network is not None
-    engine = StreamEngine(ArrayView(np.empty((16384, width, 3), np.uint8)), model, max_ram_bytes=PLENTY)
-    schedule = make_schedule(trace(model.network, 3, Size(16384, width)), engine.plan.rows_px)
+    engine = StreamEngine(
+        ArrayView(np.empty((16384, width, 3), np.uint8)), model, max_ram_bytes=PLENTY, background=background
+    )
+    # What is fed when does not depend on the width, and a narrow picture's buffers are small.
+    graph = trace(model.network, 3, Size(16384, 64))
+    schedule = make_schedule(graph, engine.plan.rows_px)
+    given: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}
+    flow = Flow(graph, schedule, **given)
+    if background is not None:
+        flow = SparseFlow(graph, schedule, **given, blank_BCHW=torch.zeros(1, 3, 1, 1))
     for row in range(512, 16384, 512):
-        assert row - schedule.first_rows(row)[0] <= 512 + 2 * (model.spec.receptive_field_px or 0)
+        first_row, _ = flow.wanted(0, flow.begin(row))
+        assert row - first_row <= 512 + 2 * (model.spec.receptive_field_px or 0)
+
+
+@pytest.mark.parametrize(
+    ("width", "bytes_per_number", "blank_share", "rows_px"),
+    [
+        (8192, 4, None, 128),
+        (8192, 2, None, 128),
+        (10000, 4, None, 96),
+        (16384, 4, None, 64),
+        (16384, 2, None, 128),
+        # Whole steps are fed again there, of which higher ones would be too many rows.
+        (8192, 4, 0.0, 96),
+        (16384, 4, 0.7, 96),
+        # A few queries would not be worth the keys that they go through.
+        (100_000, 4, None, 48),
+    ],
+)
+def test_steps_are_as_high_as_pays_and_a_resume_allows(
+    width: int, bytes_per_number: int, blank_share: float | None, rows_px: int
+) -> None:
+    model = load_model("nuclei")
+    assert model.network is not None
+    graph = low_graph(model.network, 3, Size(32768, width))
+    step_px = pixels_of_a_step(bytes_per_number, blank_share)
+    assert next(heights(graph, width, step_px, whole_steps=blank_share is not None)) == rows_px
+
+
+def test_what_is_too_wide_for_any_good_step_gets_a_lower_one() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3, padding=1))
+    graph = trace(network, 3, Size(4096, 64))
+    assert list(heights(graph, 1 << 18, pixels_of_a_step(4)))[-1] == 4
+    assert list(heights(graph, 1 << 13, pixels_of_a_step(4)))[-1] == 16
 
 
 def test_the_shipped_model_states_its_true_receptive_field() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,6 +128,29 @@ def test_a_late_start_makes_the_same_bits(
     late, _ = streamed(network, image_BCHW, blank_HW, rows, first_row)
     everything, _ = streamed(network, image_BCHW, blank_HW, rows)
     assert np.array_equal(late.numpy(), everything[:, :, first_row:].numpy())
+
+
+def test_a_late_start_computes_the_same_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where all that is not blank lies in rows of its first step that nobody reads."""
+    network = randomised(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)), 2)
+    decide = SparseFlow._columns
+    decided: dict[tuple[int, tuple[int, int]], list[tuple[int, int]]] = {}
+
+    def noted(self: SparseFlow, index: int, rows: tuple[int, int]) -> list[tuple[int, int]]:
+        decided[index, rows] = decide(self, index, rows)
+        return decided[index, rows]
+
+    monkeypatch.setattr(SparseFlow, "_columns", noted)
+    image_BCHW, blank_HW = spotted(299, 900, [])
+    # The first step takes rows 64 to 79, of which rows from 78 on are read.
+    blank_HW[66:68, 400:405] = False
+    image_BCHW[:, :, 66:68, 400:405] = 1.0
+    streamed(network, image_BCHW, blank_HW, 16, 97)
+    late, decided = decided, {}
+    streamed(network, image_BCHW, blank_HW, 16)
+
+    assert min(rows for _, rows in late) == (79, 95)
+    assert all(decided[which] == columns for which, columns in late.items())
 
 
 @settings(max_examples=10, deadline=None)
