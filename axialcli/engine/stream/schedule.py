@@ -113,6 +113,8 @@ def _produced(graph: Graph, rows_px: int, steps: int) -> NDArray[np.int64]:
                 if rows.block > 1:
                     ready_S = ready_S // rows.block * rows.block
                 ready_S = np.where(made_S == graph.nodes[source].plane.height, height, ready_S)
+                # A row of padding, above the first, asks for that one.
+                ready_S = np.where(made_S == 0, 0, ready_S)
             possible_S = np.minimum(possible_S, ready_S)
         possible_S = np.clip(possible_S, 0, height)
         # No more than at_most a step: the running minimum of min(last + at_most, possible).

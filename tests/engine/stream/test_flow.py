@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -140,4 +141,24 @@ def test_nothing_is_overwritten_that_is_still_to_be_read() -> None:
     image_BCHW = picture(40, 30)
     torch.testing.assert_close(
         streamed(network, image_BCHW, 4), whole(network, image_BCHW), rtol=0, atol=1e-12
+    )
+
+
+class PadsAfterwards(nn.Module):
+    """A convolution without padding, and what it has lost put around it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 2, 5)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        return F.pad(self.convolution(image_BCHW), (2, 2, 2, 2))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 50])
+def test_rows_of_padding_wait_for_the_first_row(rows: int) -> None:
+    network = PadsAfterwards().double()
+    image_BCHW = picture(61, 20)
+    torch.testing.assert_close(
+        streamed(network, image_BCHW, rows), whole(network, image_BCHW), rtol=0, atol=1e-12
     )
