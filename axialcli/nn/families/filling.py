@@ -1,4 +1,4 @@
-"""Sizes from a checkpoint's weights, and its weights into a network that no model file names."""
+"""A checkpoint's weights into a network that no model file names."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from axialcli.errors import ModelError
-
-
-def shape_of(weights: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
-    """The shape of a tensor that sizes are read from. Raises ModelError unless it has `axes` axes, none 0."""
-    shape = tuple(weights[key].shape) if key in weights else ()
-    if len(shape) != axes or 0 in shape:
-        found = f"of shape {shape}" if key in weights else "missing"
-        raise ModelError(f"{key} is {found}; the network's sizes are read from its {axes} axes")
-    return shape
 
 
 @torch.no_grad()

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from axialcli.errors import ModelError
 from axialcli.nn.attention import attend
-from axialcli.nn.families.filling import fill, shape_of
+from axialcli.nn.families.filling import fill
 from axialcli.nn.families.found import Found
+from axialcli.nn.families.key_reading import shape_of
 
 HEADS = 8
 """The package's own default."""

@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.errors import ModelError
-from axialcli.nn.families.filling import shape_of
 from axialcli.nn.families.found import Found
 from axialcli.nn.families.global_sum import GlobalSum
+from axialcli.nn.families.key_reading import shape_of
 
 Version = Literal["v1", "v2"]
 

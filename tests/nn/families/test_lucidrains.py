@@ -219,12 +219,12 @@ def test_the_door_says_what_it_is_and_that_it_has_no_classes(
     ("name", "shape", "says"),
     [
         ("layers.blocks.1.1.0.g", None, "lacks the weights layers.blocks.1.1.0.g"),
-        ("layers.blocks.1.0.1.weight", None, "layers.blocks.1.0.1.weight is missing"),
+        ("layers.blocks.1.0.1.weight", None, "lacks the weights layers.blocks.1.0.1.weight"),
         ("head.weight", (2, 6), "unknown weights head.weight"),
         ("layers.blocks.2.0.fn.fn.to_q.weight", (4, 6), "to_q.weight has shape (4, 6)"),
-        ("layers.blocks.0.0.fn.fn.to_q.weight", (8,), "is of shape (8,)"),
+        ("layers.blocks.0.0.fn.fn.to_q.weight", (8,), "has shape (8,)"),
         ("layers.blocks." + "9" * 5000 + ".x", (1,), "5 blocks, which are not pairs"),
-        ("pos_emb.param_0", (1, 6, 5, 1), "pos_emb.param_1 is missing"),
+        ("pos_emb.param_0", (1, 6, 5, 1), "lacks the weights pos_emb.param_1"),
     ],
 )
 def test_weights_that_are_not_the_modules_are_one_clear_error(

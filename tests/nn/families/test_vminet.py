@@ -231,9 +231,9 @@ def test_weights_that_are_not_the_networks_are_one_clear_error(
 @pytest.mark.parametrize(
     ("name", "shape", "says"),
     [
-        ("head.weight", None, "head.weight is missing"),
+        ("head.weight", None, "lacks the weights head.weight"),
         ("stem.0.conv.weight", (32, 4, 3, 3), "takes 4 channels"),
-        ("stem.0.conv.weight", (32,), "stem.0.conv.weight is of shape (32,)"),
+        ("stem.0.conv.weight", (32,), "stem.0.conv.weight has shape (32,)"),
         ("stages.0.1.sum.weight", (1, 60), "sums over 60 tokens"),
         ("stages.0.1.sum.weight", (1, 0), "of shape (1, 0)"),
         ("stages.0.1.f1.conv.weight", (9, 4, 1, 1), "9 hidden channels for 4"),
