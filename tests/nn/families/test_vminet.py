@@ -235,7 +235,7 @@ def test_weights_that_are_not_the_networks_are_one_clear_error(
         ("stem.0.conv.weight", (32, 4, 3, 3), "takes 4 channels"),
         ("stem.0.conv.weight", (32,), "stem.0.conv.weight has shape (32,)"),
         ("stages.0.1.sum.weight", (1, 60), "sums over 60 tokens"),
-        ("stages.0.1.sum.weight", (1, 0), "of shape (1, 0)"),
+        ("stages.0.1.sum.weight", (1, 0), "has shape (1, 0)"),
         ("stages.0.1.f1.conv.weight", (9, 4, 1, 1), "9 hidden channels for 4"),
         ("stages.0.1.f1.conv.weight", (2, 4, 1, 1), "2 hidden channels for 4"),
         ("head.weight", (1_000_000, 32), "answers is 1000000"),
