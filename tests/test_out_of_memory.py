@@ -162,7 +162,7 @@ LESS: dict[str, tuple[dict[str, Any], Callable[[], Any], dict[str, int]]] = {
         lambda: reads_fit(1000, below=900),
         {"batch": 1, "strips": 1},
     ),
-    "stream: steps": ({"engine": "stream"}, lambda: steps_fit(300, below=900), {"steps": 1}),
+    "stream: steps": ({"engine": "stream"}, lambda: steps_fit(400, below=900), {"steps": 1}),
     "stream: steps, then strips": (
         {"engine": "stream"},
         lambda: reads_fit(1000, below=900),
@@ -170,7 +170,7 @@ LESS: dict[str, tuple[dict[str, Any], Callable[[], Any], dict[str, int]]] = {
     ),
     "stream with background": (
         {"engine": "stream", "background": "#f4f4f4:6"},
-        lambda: steps_fit(300, below=900),
+        lambda: steps_fit(400, below=900),
         {"steps": 1},
     ),
 }

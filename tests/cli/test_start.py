@@ -61,6 +61,8 @@ def test_only_what_left_work_behind_says_that_it_continues(left: str | None, tmp
     write_tiled(tmp_path / "slide.tif", picture(100, 100))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("axialcli.pipeline.predict", stop)
+        # Of the process, not of the run: the logger would stay as it makes it.
+        patch.setattr("axialcli.cli.predict.show_messages", lambda: None)
         patch.setattr("sys.stderr", errors := io.StringIO())
         options = ["--out", str(tmp_path / "mask.tif"), "--scratch", str(tmp_path / "features")]
         code = run(["predict", str(tmp_path / "slide.tif"), *options])
