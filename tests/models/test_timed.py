@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def test_no_training_on_the_way_to_a_patient_has_seen_him(
     monkeypatch.setattr("axialcli.load_model", lambda *rest, **more: None)
     for patient in "123":
         (tmp_path / f"without-{patient}").mkdir()
+    # The logger belongs to the process: other tests read what it says.
+    monkeypatch.setattr(logging.getLogger("axial"), "setLevel", lambda level: None)
     monkeypatch.setattr("sys.argv", ["unseen", str(ZOO / "nuclei"), str(data), "--run", str(tmp_path)])
     measure_unseen_patients()
 
