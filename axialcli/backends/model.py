@@ -107,8 +107,9 @@ class Model(ABC):
     def decide(self, probs_KHW: Tensor) -> Tensor:
         """The class of each pixel by the model's decision rule; ties go to the lower class.
 
-        probs_KHW: [K, H, W], of a volume one plane at a time, or [K] of a picture that is one tile. Returns
-        [H, W], or [], in the mask's dtype: uint8, or uint16 where there are more than 256 classes.
+        probs_KHW: [K, H, W] or [K, H, W, S], of a volume one plane at a time, or [K] of a picture that is one
+        tile. Returns the same without K, in the mask's dtype: uint8, or uint16 where there are more than 256
+        classes.
         """
         dtype: torch.dtype = getattr(torch, label_dtype(len(self.spec.classes)).name)
         if self.spec.output.threshold is not None:
@@ -134,7 +135,8 @@ class Model(ABC):
     def decide_logits(self, logits_BKHW: Tensor) -> Tensor:
         """The class of each pixel of one picture, as `decide` finds it from the probabilities, outside ties.
 
-        logits_BKHW: finite, float32 [1, K, H, W]. No probability is computed where the highest logit decides.
+        logits_BKHW: finite, float32 [1, K, H, W] or [1, K, H, W, S]. No probability is computed where the
+        highest logit decides.
         """
         if self.spec.output.activation == "softmax" and self.spec.output.threshold is None:
             return self.decide(logits_BKHW[0])

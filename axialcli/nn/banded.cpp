@@ -34,8 +34,8 @@ static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 #if defined(__x86_64__)
 #define LANES 16
-#define QUERIES 6
-#define KEYS 3
+#define QUERIES 4
+#define KEYS 4
 #define CHANNELS 4
 #define TARGET __attribute__((target("avx512f,prefer-vector-width=512")))
 #define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23

@@ -1,9 +1,10 @@
 /* Banded softmax attention for one width of vectors and one type of numbers; included once for each.
  *
  * The includer defines BFLOAT16 (whether numbers lie in memory as such, or as float), LANES (numbers in a vector),
- * QUERIES and KEYS (the block of scores that fits the registers), TARGET (the instructions that may be used),
- * NAME(x) (a name of its own), and LOW and HIGH (which numbers of two vectors interleave their lower and their
- * upper halves). BFLOAT16 and NAME end with the file, so that the other type can follow.
+ * QUERIES and KEYS (the block of scores that fits the registers; each query of it meets the keys of all, so that
+ * few are better), TARGET (the instructions that may be used), NAME(x) (a name of its own), and LOW and HIGH (which
+ * numbers of two vectors interleave their lower and their upper halves). BFLOAT16 and NAME end with the file, so
+ * that the other type can follow.
  *
  * All arithmetic is in float32. A vector holds the same channel of LANES lines, so that a softmax over keys never
  * looks across a vector. Buffers are [position][channel][lane].

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from axialcli.backends import Model
+from axialcli.engine.stream.cells import Cells
 from axialcli.engine.stream.transfer import Download
 from axialcli.geometry import Block, Box, label_dtype
 
@@ -32,11 +33,21 @@ class BlockRows:
 
     wanted: blocks of equal columns, from top to bottom; other rows are dropped. probs: whether the
     blocks carry probabilities. windows: those whose logits the blocks carry; each lies in one block.
-    Rows are stored one step after they were decided, so that a GPU copies them while it computes.
+    cells: how the rows that come become pixels. Rows are stored one step after they were decided, so that
+    a GPU copies them while it computes.
     """
 
-    def __init__(self, model: Model, wanted: list[Box], *, probs: bool, windows: Sequence[Box]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        wanted: list[Box],
+        *,
+        probs: bool,
+        windows: Sequence[Box],
+        cells: Cells = Cells(),  # noqa: B008 - frozen
+    ) -> None:
         self._model, self._wanted, self._with_probs, self._windows = model, list(wanted), probs, windows
+        self._cells = cells
         self._arriving: list[_Arriving] = []
         self._last_row = wanted[-1].y1
         self._open()
@@ -46,16 +57,21 @@ class BlockRows:
         """All wanted rows were added; the last blocks may still have to be finished."""
         return not self._wanted or (bool(self._arriving) and self._arriving[-1].rows.y1 == self._last_row)
 
-    def add(self, first_row: int, logits_BKHW: Tensor) -> Iterator[Block]:
-        """Takes the rows from `first_row` on, over the blocks' columns; yields the blocks that earlier
-        rows have completed."""
+    def add(self, first_row: int, logits: Tensor) -> Iterator[Block]:
+        """Takes the rows from `first_row` on, over the blocks' columns, both counted in cells; yields the
+        blocks that earlier rows have completed.
+
+        logits: [1, K * S, H / side, W / side], S pixels of a cell.
+        """
         yield from self.finish()
-        last_row = first_row + logits_BKHW.shape[2]
+        side = self._cells.side
+        first_row, last_row = first_row * side, (first_row + logits.shape[2]) * side
         for box in self._wanted:
             rows = Box(max(first_row, box.y0), box.x0, min(last_row, box.y1), box.x1)
             if rows.empty:
                 return
-            self._decide(rows, logits_BKHW[:, :, rows.y0 - first_row : rows.y1 - first_row].float())
+            inside = slice((rows.y0 - first_row) // side, (rows.y1 - first_row) // side)
+            self._decide(rows, logits[:, :, inside].float())
 
     def finish(self) -> Iterator[Block]:
         """Stores what has arrived; yields the blocks that it completes."""
@@ -85,21 +101,20 @@ class BlockRows:
         if self._with_probs:
             self._probs_KHW = np.empty((classes, box.height, box.width), np.float32)
 
-    def _decide(self, rows: Box, logits_BKHW: Tensor) -> None:
-        probs_KHW = self._model.activate(logits_BKHW)[0] if self._with_probs else None
-        parts = ((window, window.intersection(rows)) for window in self._windows)
-        self._arriving.append(
-            _Arriving(
-                rows,
-                Download(self._model.decide_logits(logits_BKHW)),
-                None if probs_KHW is None else Download(probs_KHW),
-                {
-                    window: Download(logits_BKHW[(0, slice(None), *part.within(rows))])
-                    for window, part in parts
-                    if not part.empty
-                },
-            )
-        )
+    def _decide(self, rows: Box, logits: Tensor) -> None:
+        labels_HW = self._cells.labels(self._model, logits)
+        parts = {window: window.intersection(rows) for window in self._windows}
+        parts = {window: part for window, part in parts.items() if not part.empty}
+        probs_KHW, of_windows = None, {}
+        if parts or self._with_probs:
+            logits_BKHW = self._cells.pixels(logits)
+            if self._with_probs:
+                probs_KHW = Download(self._model.activate(logits_BKHW)[0])
+            of_windows = {
+                window: Download(logits_BKHW[(0, slice(None), *part.within(rows))])
+                for window, part in parts.items()
+            }
+        self._arriving.append(_Arriving(rows, Download(labels_HW), probs_KHW, of_windows))
 
     def _store(self, box: Box, part: _Arriving) -> None:
         inside = slice(part.rows.y0 - box.y0, part.rows.y1 - box.y0)

@@ -18,6 +18,10 @@ from axialcli.engine.stream.reach import Reach
 from axialcli.engine.stream.schedule import Schedule
 from axialcli.geometry import Box, Size
 
+FEW = 8
+"""A line buffer that keeps less than one row of so many that are made in a step moves them in each step:
+a neighbourhood's edge, not worth the memory that would make it rare."""
+
 
 @dataclass
 class Chunk:
@@ -37,11 +41,11 @@ class Flow:
     """Executes a graph step by step.
 
     All that outlives a step lies in line buffers; a node whose rows are read in the step that makes
-    them hands them on without a copy. whole_steps: whether a late start is fed all rows of its first step,
-    also those that nobody reads.
+    them hands them on without a copy. fed_together: a late start is fed rows from a multiple of so many on,
+    also where nobody reads the first of them.
     """
 
-    whole_steps = False
+    fed_together = 1
 
     def __init__(self, graph: Graph, schedule: Schedule, *, dtype: torch.dtype, device: torch.device) -> None:
         self.graph, self.schedule = graph, schedule
@@ -64,7 +68,10 @@ class Flow:
     def begin(self, row: int = 0) -> int:
         """Prepares for the output's rows from `row` on. Returns the step to start with."""
         self._first = self.schedule.first_steps(row)
-        self._first_rows = {} if self.whole_steps else self.schedule.first_rows(row)
+        self._first_rows = {
+            source: first // self.fed_together * self.fed_together
+            for source, first in self.schedule.first_rows(row).items()
+        }
         self._made.clear()
         for index, buffer in self._buffers.items():
             buffer.begin(self._rows(index, min(self._first[index], self.schedule.steps - 1))[0])
@@ -231,8 +238,10 @@ def buffer_rows(graph: Graph, schedule: Schedule, index: int) -> int:
     room = schedule.held_rows(index)
     if in_a_ring(graph, index):
         return room
-    # Enough to move rows rarely; no more than the rows of a few steps, or memory would double.
     at_once = int((schedule.produced_NS[index, 1:] - schedule.produced_NS[index, :-1]).max(initial=1))
+    if FEW * schedule.kept_rows(index) <= at_once:
+        return room
+    # Enough to move rows rarely; no more than the rows of a few steps, or memory would double.
     return room + min(room, 2 * at_once)
 
 

@@ -51,8 +51,7 @@ def cut(parts: Iterable[Interval], places: Iterable[int]) -> list[Interval]:
     return found
 
 
-def cells_of(active_W: NDArray[np.bool_], cell: int) -> list[Interval]:
-    """The active columns, widened to whole cells."""
-    active = np.logical_or.reduceat(active_W, np.arange(0, len(active_W), cell))
-    change = np.flatnonzero(np.diff(np.concatenate(([False], active, [False])).astype(np.int8)))
-    return clip(((int(a) * cell, int(b) * cell) for a, b in change.reshape(-1, 2)), len(active_W))
+def runs_of(active_N: NDArray[np.bool_]) -> list[Interval]:
+    """Where the numbers that are true lie next to each other."""
+    change = np.flatnonzero(np.diff(active_N.astype(np.int8), prepend=0, append=0))
+    return [(int(start), int(stop)) for start, stop in change.reshape(-1, 2)]

@@ -101,7 +101,7 @@ def make_plan(
         plan = plan_of(graph.stride, cut(count))
         widths = {x1 - x0 for x0, x1 in map(plan.reads, range(count))}
         parts = [graph] if count == 1 else strip_graphs(network, channels, graph, widths)
-        for rows_px in heights(graph, max(widths), step_px, whole_steps=blank_share is not None):
+        for rows_px in heights(graph, max(widths), step_px, sparse=blank_share is not None):
             yield (
                 rows_px,
                 max(

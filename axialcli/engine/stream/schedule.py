@@ -42,6 +42,10 @@ class Schedule:
         before = np.concatenate(([0], self.kept_NS[node, :-1]))
         return int((self.produced_NS[node] - before).max())
 
+    def kept_rows(self, node: int) -> int:
+        """The most rows of a node that are kept from one step to the next."""
+        return int((self.produced_NS[node] - self.kept_NS[node])[:-1].max(initial=0))
+
     def waits(self, node: int) -> bool:
         """Whether some rows of a node are read in a later step than the one that makes them."""
         return bool((self.kept_NS[node] < self.produced_NS[node])[:-1].any())

@@ -19,9 +19,10 @@ from torch import Tensor
 from axialcli.engine.stream.buffers import MemoryLayout, RingBuffer
 from axialcli.engine.stream.flow import Chunk, Flow
 from axialcli.engine.stream.graph import Graph
-from axialcli.engine.stream.intervals import Interval, cells_of, clip, cut, union, without
+from axialcli.engine.stream.intervals import Interval, clip, cut, union, without
 from axialcli.engine.stream.pointwise import Add
 from axialcli.engine.stream.schedule import Schedule
+from axialcli.engine.stream.sight import Activity, column_sights, read_from, row_sights, rows_together
 from axialcli.engine.stream.twin import Twin, write_repeated
 
 CELL_PX = 64
@@ -33,11 +34,10 @@ GAP_PX = 128
 
 @dataclass
 class _Made:
-    """Rows that a node has made in one step. active: the columns that were computed; filled: those whose
-    numbers lie in the node's buffer. blank: the twin's numbers."""
+    """Rows that a node has made in one step. filled: the columns whose numbers lie in the node's buffer.
+    blank: the twin's numbers."""
 
     rows: tuple[int, int]
-    active: list[Interval]
     filled: list[Interval]
     blank: Tensor
 
@@ -45,13 +45,10 @@ class _Made:
 class SparseFlow(Flow):
     """A flow over pictures with background.
 
-    blank_BCHW: one background pixel as the network sees it, [1, C, 1, 1]. A node's first chunk of columns
-    is computed wherever another pixel or the picture's side can be felt; skipped, total: pixels of the
-    output that were taken from the twin, and all.
+    blank_BCHW: one background pixel as the network sees it, [1, C, 1, 1]. A node's columns are computed
+    wherever, in some of its rows, another pixel or the picture's side can be felt; skipped, total: positions
+    of the output that were taken from the twin, and all.
     """
-
-    # Which columns are computed is decided a step at a time, and has to be decided alike in every run.
-    whole_steps = True
 
     def __init__(
         self,
@@ -64,8 +61,13 @@ class SparseFlow(Flow):
     ) -> None:
         super().__init__(graph, schedule, dtype=dtype, device=device)
         self._twin = Twin(graph, schedule, dtype=dtype, device=device)
-        self._sides = [self._beside(index) for index in range(len(graph.nodes))]
-        self._cell_px = -(-CELL_PX // graph.period) * graph.period
+        self._sides = self._all_sides()
+        self._row_sights, self._column_sights = row_sights(graph), column_sights(graph)
+        # Where there is something to see is looked up in groups of rows, alike in every run.
+        self.fed_together = rows_together(schedule.rows_px)
+        self._read_from_NS = read_from(graph, schedule)
+        self._step = 0
+        self._activity = Activity(-(-CELL_PX // graph.period) * graph.period, graph.width, schedule.rows_px)
         self._blank_BCHW = blank_BCHW
         self._history: list[list[_Made]] = [[] for _ in graph.nodes]
         self._pixels: Callable[[int, int], Tensor] | None = None
@@ -79,6 +81,7 @@ class SparseFlow(Flow):
 
     def begin(self, row: int = 0) -> int:
         self._twin.begin(row)
+        self._activity.clear()
         for made in self._history:
             made.clear()
         return super().begin(row)
@@ -89,15 +92,17 @@ class SparseFlow(Flow):
         """As `run`. pixels(x0, x1): the wanted rows of these columns, as the network sees them, with blank
         ones set to the background; blank_HW: which they are. None where no rows are wanted.
         """
+        self._step = step
         if pixels is None or blank_HW is None:
             fed: dict[int, Tensor] = {}
         else:
-            self._pixels, self._active_pixels = (
-                pixels,
-                cells_of(np.any(~blank_HW, axis=0, keepdims=True)[0], self._cell_px),
-            )
+            start, stop = self.wanted(0, step)
+            self._activity.add(start, blank_HW)
+            self._pixels = pixels
+            self._active_pixels = clip(self._activity.within(start, stop), self.graph.width)
             period = self._twin.graph.nodes[0].plane.width
-            fed = {0: self._blank_BCHW.expand(-1, -1, len(blank_HW), period)}
+            first, last = self._twin.wanted(0, step)
+            fed = {0: self._blank_BCHW.expand(-1, -1, last - first, period)}
         self._twin.advance(step, fed)
         made = super().run(step, fed)
         self._forget(step)
@@ -111,6 +116,8 @@ class SparseFlow(Flow):
                 # Attention reads all that lies in a ring, also what it then gives no weight.
                 kept = min(kept, buffer.oldest)
             history[:] = [made for made in history if made.rows[1] > kept]
+        below = zip(self._row_sights, self.schedule.produced_NS[:, step], strict=True)
+        self._activity.forget(min(sight.pixels(int(row), int(row) + 1)[0] for sight, row in below))
 
     def _keep(self, index: int, rows: tuple[int, int], tensor: Tensor) -> None:
         assert self._pixels is not None
@@ -132,11 +139,23 @@ class SparseFlow(Flow):
                     part.narrow(plane.row_dim, y0 - rows[0], y1 - y0)
                 )
 
-    def _note(self, index: int, rows: tuple[int, int], active: list[Interval]) -> None:
-        self._history[index].append(_Made(rows, active, list(active), self._twin.rows_made[index]))
+    def _note(self, index: int, rows: tuple[int, int], columns: list[Interval]) -> None:
+        self._history[index].append(_Made(rows, list(columns), self._twin.rows_made[index]))
+
+    def _all_sides(self) -> list[list[Interval]]:
+        """Of each node the columns whose numbers feel the left or right side of the picture."""
+        found: list[list[Interval]] = []
+        for index, node in enumerate(self.graph.nodes):
+            felt = self._beside(index)
+            for source, (_, across) in zip(
+                node.inputs, node.operator.reaches if node.operator else (), strict=True
+            ):
+                felt += [across.felt(*part) for part in found[source]]
+            found.append(union(clip(felt, node.plane.width)))
+        return found
 
     def _beside(self, index: int) -> list[Interval]:
-        """The columns of a node whose numbers feel the left or right side of the picture through it.
+        """The columns of a node whose numbers feel the left or right side of the picture through it alone.
 
         Without a fill an operator sees fewer of the same numbers at a side, and its answer is the same;
         unless the numbers repeat with a period of several columns and are not all the same.
@@ -157,10 +176,10 @@ class SparseFlow(Flow):
     def _columns(self, index: int, rows: tuple[int, int]) -> list[tuple[int, int]]:
         node = self.graph.nodes[index]
         assert node.operator is not None
-        felt = list(self._sides[index])
-        for source, (along, across) in zip(node.inputs, node.operator.reaches, strict=True):
-            needed = along.clipped(*rows, self.graph.nodes[source].plane.height)
-            felt += [across.felt(*part) for part in self._active_in(source, needed)]
+        above, below = self._row_sights[index].pixels(*rows)
+        # The same rows in a run that starts late, so that the same columns are computed.
+        other = self._activity.within(max(above, int(self._read_from_NS[index, self._step])), below)
+        felt = [*self._sides[index], *(self._column_sights[index].feel(*part) for part in other)]
         columns = union(clip(felt, node.plane.width), gap=int(GAP_PX * node.column_rate))
         self._note(index, rows, columns)
         if index in self.graph.outputs:
@@ -172,17 +191,6 @@ class SparseFlow(Flow):
             chunks = (self._made.get(source) for source in node.inputs)
             return cut(columns, (x for chunk in chunks if chunk for part in chunk.parts for x in part[:2]))
         return columns
-
-    def _active_in(self, index: int, rows: tuple[int, int]) -> list[Interval]:
-        """The columns of a node that were computed in any of the rows."""
-        if index in self._recomputed:
-            return self._active_in(self.graph.nodes[index].inputs[0], rows)
-        return union(
-            part
-            for made in self._history[index]
-            if made.rows[0] < rows[1] and rows[0] < made.rows[1]
-            for part in made.active
-        )
 
     def _ring(self, index: int, buffer: RingBuffer, columns: tuple[int, int]) -> Tensor:
         self._fill(index, columns)

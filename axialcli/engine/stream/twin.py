@@ -33,14 +33,14 @@ class Twin(Flow):
     rows_made: of each node what it has made in the last step. computed: steps that were not a repetition.
     """
 
-    whole_steps = True
-
     def __init__(self, graph: Graph, schedule: Schedule, *, dtype: torch.dtype, device: torch.device) -> None:
         narrow = Graph(outputs=graph.outputs)
         for node in graph.nodes:
             plane = node.plane.with_size(node.plane.height, int(graph.period * node.column_rate))
             narrow.nodes.append(replace(node, plane=plane))
         super().__init__(narrow, replace(schedule, graph=narrow), dtype=dtype, device=device)
+        # Whole steps: they cost next to nothing, and are alike from the first one on.
+        self.fed_together = schedule.rows_px
         self.rows_made: dict[int, Tensor] = {}
         self._even_S = _even_steps(narrow, schedule)
         self._memory_steps = _memory_steps(narrow, schedule)

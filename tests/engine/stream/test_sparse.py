@@ -14,7 +14,7 @@ from axialcli.engine.stream.sparse import SparseFlow
 from axialcli.engine.stream.trace import trace
 from axialcli.geometry import Size
 from axialcli.nn.axial_segmenter import AxialSegmenter, AxialSegmenterConfig
-from tests.engine.stream.networks import Mixture, UNet, randomised
+from tests.engine.stream.networks import Mixture, Shuffles, UNet, randomised
 from tests.engine.stream.test_flow import picture, whole
 
 BLANK = (0.9, -0.4, 0.3)
@@ -130,27 +130,67 @@ def test_a_late_start_makes_the_same_bits(
     assert np.array_equal(late.numpy(), everything[:, :, first_row:].numpy())
 
 
-def test_a_late_start_computes_the_same_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where all that is not blank lies in rows of its first step that nobody reads."""
-    network = randomised(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)), 2)
+Columns = dict[tuple[int, tuple[int, int]], list[tuple[int, int]]]
+
+
+def columns_of(patch: pytest.MonkeyPatch) -> Columns:
+    """Will hold the columns that flows compute, by node and rows."""
     decide = SparseFlow._columns
-    decided: dict[tuple[int, tuple[int, int]], list[tuple[int, int]]] = {}
+    decided: Columns = {}
 
     def noted(self: SparseFlow, index: int, rows: tuple[int, int]) -> list[tuple[int, int]]:
         decided[index, rows] = decide(self, index, rows)
         return decided[index, rows]
 
-    monkeypatch.setattr(SparseFlow, "_columns", noted)
+    patch.setattr(SparseFlow, "_columns", noted)
+    return decided
+
+
+def test_a_late_start_computes_the_same_columns() -> None:
+    """Also where all that is not blank lies in rows of its first step that nobody reads."""
+    network = randomised(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)), 2)
     image_BCHW, blank_HW = spotted(299, 900, [])
     # The first step takes rows 64 to 79, of which rows from 78 on are read.
     blank_HW[66:68, 400:405] = False
     image_BCHW[:, :, 66:68, 400:405] = 1.0
-    streamed(network, image_BCHW, blank_HW, 16, 97)
-    late, decided = decided, {}
-    streamed(network, image_BCHW, blank_HW, 16)
+    with pytest.MonkeyPatch.context() as patch:
+        late = columns_of(patch)
+        streamed(network, image_BCHW, blank_HW, 16, 97)
+    with pytest.MonkeyPatch.context() as patch:
+        decided = columns_of(patch)
+        streamed(network, image_BCHW, blank_HW, 16)
 
     assert min(rows for _, rows in late) == (79, 95)
     assert all(decided[which] == columns for which, columns in late.items())
+
+
+@settings(max_examples=20, deadline=None)
+@given(first_row=st.integers(0, 290), rows=st.integers(1, 9), where=spots, shuffles=st.booleans())
+def test_columns_are_the_same_wherever_a_run_starts(
+    first_row: int, rows: int, where: list[tuple[float, float]], shuffles: bool
+) -> None:
+    network = randomised(Shuffles() if shuffles else UNet(depth=2), 2)
+    image_BCHW, blank_HW = spotted(300, 900, where)
+    decided = []
+    for first in (0, first_row):
+        with pytest.MonkeyPatch.context() as patch:
+            decided.append(columns_of(patch))
+            streamed(network, image_BCHW, blank_HW, rows, first)
+    assert all(decided[0][which] == columns for which, columns in decided[1].items())
+
+
+def test_no_more_is_computed_than_feels_other_pixels() -> None:
+    """One spot far from everything: its receptive field, and what cells and steps add to that."""
+    network = randomised(nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(40))), 0)
+    image_BCHW, blank_HW = spotted(600, 2400, [])
+    blank_HW[300:310, 1200:1210] = False
+    image_BCHW[:, :, 300:310, 1200:1210] = 1.0
+    rows = 20
+    found, flow = streamed(network, image_BCHW, blank_HW, rows)
+    torch.testing.assert_close(found, whole(network, image_BCHW), rtol=0, atol=1e-9)
+    sides = 600 * 2 * 40
+    spot = (10 + 2 * 40 + 2 * rows) * (64 + 2 * 40)
+    assert flow.total - flow.skipped <= sides + spot
 
 
 @settings(max_examples=10, deadline=None)

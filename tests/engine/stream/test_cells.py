@@ -1,0 +1,133 @@
+"""Classes that are decided before the last shuffle against those of the shuffled logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from axialcli.backends.spec import OutputSpec
+from axialcli.config import ClassInfo
+from axialcli.engine.background import Background
+from axialcli.engine.stream import StreamEngine
+from axialcli.engine.stream.cells import Cells, in_cells
+from axialcli.engine.stream.trace import trace
+from axialcli.geometry import Block, Box, Size
+from tests.engine.stream.models import NetworkModel
+from tests.engine.stream.networks import randomised
+from tests.engine.views import ArrayView
+
+PLENTY = 1 << 40
+
+
+class EndsWithShuffle(nn.Module):
+    """A convolution, and four or nine pixels from each position."""
+
+    def __init__(self, classes: int, side: int, *, crop: bool = False) -> None:
+        super().__init__()
+        self.side, self.crop = side, crop
+        self.down = nn.Conv2d(3, 6, 5, stride=side, padding=2)
+        self.head = nn.Conv2d(6, classes * side**2, 3, padding=1)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        made_BKHW = F.pixel_shuffle(self.head(self.down(image_BCHW)), self.side)
+        return made_BKHW[:, :, : image_BCHW.shape[2], : image_BCHW.shape[3]] if self.crop else made_BKHW
+
+
+def model_of(network: nn.Module, classes: int, output: OutputSpec) -> NetworkModel:
+    model = NetworkModel(randomised(network, 0))
+    infos = tuple(ClassInfo(name=f"class {label}", colour=(label, 0, 0)) for label in range(classes))
+    model.spec = replace(model.spec, classes=infos, output=output)
+    return model
+
+
+def blocks_of(model: NetworkModel, image_HWC: np.ndarray, **settings: object) -> Iterator[Block]:
+    engine = StreamEngine(ArrayView(image_HWC), model, max_ram_bytes=PLENTY, **settings)  # type: ignore[arg-type]
+    return engine.blocks()
+
+
+def joined(model: NetworkModel, image_HWC: np.ndarray, **settings: object) -> np.ndarray:
+    labels_HW = np.zeros(image_HWC.shape[:2], np.uint16)
+    for block in blocks_of(model, image_HWC, **settings):
+        labels_HW[block.box.y0 : block.box.y1, block.box.x0 : block.box.x1] = block.labels_HW
+    return labels_HW
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("classes", "output"),
+    [
+        (2, OutputSpec()),
+        (3, OutputSpec()),
+        (300, OutputSpec()),
+        (2, OutputSpec(activation="sigmoid")),
+        (2, OutputSpec(threshold=0.8)),
+    ],
+    ids=["two", "three", "many", "sigmoid", "threshold"],
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_cells_are_decided_as_their_pixels_are(
+    side: int, classes: int, output: OutputSpec, memory_format: torch.memory_format
+) -> None:
+    model = model_of(nn.Identity(), classes, output)
+    logits = 1 if output.activation == "sigmoid" else classes
+    generator = torch.Generator().manual_seed(side)
+    given = torch.randn(1, logits * side**2, 7, 10, generator=generator).to(memory_format=memory_format)
+    cells = Cells(side)
+
+    pixels_BKHW = F.pixel_shuffle(given, side)
+    assert torch.equal(cells.pixels(given), pixels_BKHW)
+    expected_HW = model.decide(model.activate(pixels_BKHW)[0])
+    found_HW = cells.labels(model, given)
+    assert found_HW.dtype == expected_HW.dtype
+    assert torch.equal(found_HW, expected_HW)
+
+
+def test_only_a_shuffle_at_the_end_is_put_off() -> None:
+    size = Size(96, 96)
+    whole = trace(EndsWithShuffle(2, 2).eval(), 3, size)
+    graph, cells = in_cells(whole)
+    assert (cells.side, len(graph.nodes)) == (2, len(whole.nodes) - 1)
+    assert graph.nodes[graph.outputs[0]].plane.shape == (1, 8, 48, 48)
+    # Behind a crop it is not the last; three do not divide the side of a mask's tile.
+    for network, odd in ((EndsWithShuffle(2, 2, crop=True), Size(95, 96)), (EndsWithShuffle(2, 3), size)):
+        whole = trace(network.eval(), 3, odd)
+        assert in_cells(whole) == (whole, Cells())
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("side", [2, 3, 4])
+@pytest.mark.parametrize("background", [None, Background(colour_C=(9, 9, 9), tolerance=0)])
+def test_the_engine_gives_the_networks_own_classes(
+    classes: int, side: int, background: Background | None
+) -> None:
+    model = model_of(EndsWithShuffle(classes, side), classes, OutputSpec())
+    image_HWC = noise(1080, 1140)
+    image_HWC[300:700, 200:1000] = 9
+    with torch.inference_mode():
+        logits_BKHW = model.network(model.normalise(torch.from_numpy(image_HWC).permute(2, 0, 1)[None]))  # type: ignore[misc]
+    top_BKHW = logits_BKHW.topk(2, 1).values
+    clear_HW = (top_BKHW[0, 0] - top_BKHW[0, 1] > 1e-4).numpy()
+    expected_HW = logits_BKHW[0].argmax(0).numpy()
+    window = Box(512, 512, 600, 700)
+
+    plain_HW = joined(model, image_HWC, background=background)
+    assert np.array_equal(plain_HW[clear_HW], expected_HW[clear_HW])
+    asked = list(blocks_of(model, image_HWC, background=background, probs=True, windows=[window]))
+    for block in asked:
+        inside = np.s_[block.box.y0 : block.box.y1, block.box.x0 : block.box.x1]
+        assert np.array_equal(block.labels_HW, plain_HW[inside])
+        assert block.probs_KHW is not None
+        expected_KHW = logits_BKHW[0].softmax(0)[(slice(None), *inside)].numpy()
+        np.testing.assert_allclose(block.probs_KHW, expected_KHW, atol=1e-5)
+    (logits_KHW,) = [found for block in asked for box, found in block.windows if box == window]
+    np.testing.assert_allclose(logits_KHW, logits_BKHW[0, :, 512:600, 512:700].numpy(), atol=1e-4)
