@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from stains import density, draw_faded, draw_restained
+from stains import density, draw_deepened, draw_faded, draw_restained
 
 IGNORE = 255
 """The label of pixels that nobody has labelled, and whose answer does not count."""
@@ -33,7 +33,7 @@ class Picture:
 class Augmentation:
     """What may happen to a sample. scale: picture pixels per sample pixel; else probabilities.
 
-    stains, pale: see stains.py; recipes that do not name them draw the samples that they always drew.
+    stains, pale, dense: see stains.py; recipes that do not name them draw the samples that they always drew.
     """
 
     scale: tuple[float, float]
@@ -46,6 +46,7 @@ class Augmentation:
     jpeg: float
     stains: float = 0.0
     pale: float = 0.0
+    dense: float = 0.0
 
 
 def draw_sample(
@@ -61,6 +62,8 @@ def draw_sample(
     image_HWC, label_HW = np.rot90(image_HWC, turns), np.rot90(label_HW, turns)
     if flip:
         image_HWC, label_HW = image_HWC[:, ::-1], label_HW[:, ::-1]
+    if augmentation.dense and rng.random() < augmentation.dense:
+        image_HWC = draw_deepened(image_HWC, label_HW > 0, rng)
     if augmentation.pale and rng.random() < augmentation.pale:
         image_HWC = draw_faded(image_HWC, label_HW > 0, rng)
     return _recolour(np.ascontiguousarray(image_HWC), augmentation, rng), np.ascontiguousarray(label_HW)

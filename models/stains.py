@@ -1,4 +1,4 @@
-"""Stained tissue as another laboratory's: other amounts and hues of its stains, nuclei as pale as their cell.
+"""Tissue as other laboratories stain it: other stains, nuclei pale as their cell, fibres dense as nuclei.
 
 Density is -log of the share of light that comes through (Beer and Lambert). Stains add up in it: a picture
 is a sum of stains, of each an amount per pixel times its colour.
@@ -90,3 +90,22 @@ def draw_faded(
         inner_HW = ndimage.binary_erosion(mask_HW, iterations=int(rng.integers(1, 4)))
     soft_HW = ndimage.gaussian_filter(inner_HW.astype(np.float32), rng.uniform(0.7, 2.0))
     return fade(image_HWC, soft_HW * np.float32(rng.uniform(0.2, 0.95)), mask_HW)
+
+
+def deepen(
+    image_HWC: NDArray[np.uint8], eosin_HW: NDArray[np.float32], all_HW: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """The picture with its eosin, and all of its density, multiplied by one plus these amounts."""
+    own_SC = with_rest(HAEMATOXYLIN_EOSIN)
+    density_HWC = density(image_HWC)
+    eosin_HWC = (density_HWC @ np.linalg.inv(own_SC)[:, 1:2]).clip(0) * own_SC[1]
+    return light(density_HWC * (1 + all_HW[..., None]) + eosin_HWC * eosin_HW[..., None])
+
+
+def draw_deepened(
+    image_HWC: NDArray[np.uint8], mask_HW: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Ground that is as dense as nuclei (mask_HW), as fibres are at the edge of fat: mostly with eosin."""
+    ground_HW = 1 - ndimage.gaussian_filter(mask_HW.astype(np.float32), rng.uniform(0.5, 2.0))
+    eosin, whole = rng.uniform(0, 3), rng.uniform(0, 0.6)
+    return deepen(image_HWC, ground_HW * np.float32(eosin), ground_HW * np.float32(whole))

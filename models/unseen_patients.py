@@ -3,9 +3,9 @@
 Leaves out each patient of tnbc in turn; all other patients, training and validation split alike, are trained
 on beside dsb2018. What trainings have in common is done once: a network on dsb2018 alone; from it two, each
 without one half of the patients; from the one without a patient's half, the one without this patient, who is
-in none of the three. Each is measured on the patient left out. None of them is shipped. The recipe's section
-`unseen` says what is different from the training of the model's own weights. Prints a table of all that DIR
-holds; what is done is not repeated.
+in none of the three. Each is measured on the patient left out. None of them is shipped. The first
+follows the model's own recipe, the others that with the changes of its section `unseen`. Prints a table of
+all that DIR holds; what is done is not repeated.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("axial").setLevel(logging.ERROR)
     recipe = recipe_for_unseen(args.model)
-    # At first all pictures of dsb2018 as often as for the model's own weights: it has few of tissue.
-    shares = read_recipe(args.model)["sampling"]
-    first = recipe | {"sampling": {name: share for name, share in shares.items() if name != "tnbc"}}
+    own = read_recipe(args.model)
+    first = own | {"sampling": {name: share for name, share in own["sampling"].items() if name != "tnbc"}}
     train_for(first, args.first_minutes, args.data, args.run / FIRST, args.model.parent)
     every_patient = patients(args.data)
     for number in (args.half,) if args.half else (1, 2):

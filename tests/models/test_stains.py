@@ -1,4 +1,4 @@
-"""Other stains and paler nuclei: what they change, and what they leave as it is."""
+"""Other stains, paler nuclei, denser ground: what they change, and what they leave as it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pictures import Augmentation, Picture, draw_sample
 from stains import (
     AMOUNTS,
     HAEMATOXYLIN_EOSIN,
+    deepen,
     density,
+    draw_deepened,
     draw_faded,
     draw_restained,
     fade,
@@ -112,8 +114,35 @@ def test_drawn_paleness_stays_near_the_nuclei() -> None:
         assert np.array_equal(drawn[:20], image_HWC[:20])
 
 
+def test_deeper_ground_has_more_of_its_eosin() -> None:
+    amounts_HWS = RNG.uniform(0.05, 0.3, (10, 12, 3)) * [1, 1, 0]
+    image_HWC = light((amounts_HWS @ OWN).astype(np.float32))
+    eosin_HW, whole_HW = (RNG.uniform(0, high, (10, 12)).astype(np.float32) for high in (1.5, 0.6))
+
+    deeper = density(deepen(image_HWC, eosin_HW, whole_HW))
+
+    wanted_HWS = amounts_HWS * (1 + whole_HW[..., None])
+    wanted_HWS[..., 1] += amounts_HWS[..., 1] * eosin_HW
+    assert deeper == pytest.approx(wanted_HWS @ OWN, abs=0.04)
+    nothing_HW = np.zeros((10, 12), np.float32)
+    assert np.array_equal(deepen(image_HWC, nothing_HW, nothing_HW), image_HWC)
+
+
+def test_drawn_depth_leaves_nuclei_and_glass_as_they_are() -> None:
+    image_HWC = np.full((60, 60, 3), 255, np.uint8)
+    image_HWC[:, 30:] = light(0.3 * OWN[1:2])[0]
+    mask_HW = np.zeros((60, 60), bool)
+    mask_HW[20:40, 40:60] = True
+    for seed in range(20):
+        drawn = draw_deepened(image_HWC, mask_HW, np.random.default_rng(seed))
+        assert np.array_equal(drawn[30, 52], image_HWC[30, 52])
+        assert drawn[:, :30].min() == 255
+        assert (drawn[:, 31:37] <= image_HWC[:, 31:37]).all()
+    assert drawn[:, 31:37].mean() < image_HWC[:, 31:37].mean()
+
+
 def test_without_them_samples_are_those_of_before() -> None:
-    """A recipe that names neither draws the numbers that it drew before there were any."""
+    """A recipe that names none of them draws the numbers that it drew before there were any."""
     label_HW = (np.arange(60 * 60).reshape(60, 60) % 7 < 3).astype(np.uint8)
     picture = Picture(
         name="p", modality="m", image_HWC=RNG.integers(0, 256, (60, 60, 3), np.uint8), label_HW=label_HW
@@ -122,8 +151,8 @@ def test_without_them_samples_are_those_of_before() -> None:
     rng, other = np.random.default_rng(3), np.random.default_rng(3)
 
     image_HWC, found_HW = draw_sample([picture], 40, Augmentation(**plain, jpeg=0), rng)
-    both = Augmentation(**plain, jpeg=0, stains=1, pale=1)
-    changed_HWC, same_HW = draw_sample([picture], 40, both, other)
+    every = Augmentation(**plain, jpeg=0, stains=1, pale=1, dense=1)
+    changed_HWC, same_HW = draw_sample([picture], 40, every, other)
 
     assert not np.array_equal(image_HWC, changed_HWC)
     assert np.array_equal(found_HW, same_HW)
