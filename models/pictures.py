@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from stains import density, draw_deepened, draw_faded, draw_restained
 
 IGNORE = 255
 """The label of pixels that nobody has labelled, and whose answer does not count."""
@@ -30,7 +31,10 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What may happen to a sample. scale: picture pixels per sample pixel; else probabilities."""
+    """What may happen to a sample. scale: picture pixels per sample pixel; else probabilities.
+
+    stains, pale, dense: see stains.py; recipes that do not name them draw the samples that they always drew.
+    """
 
     scale: tuple[float, float]
     blank: float
@@ -40,6 +44,9 @@ class Augmentation:
     grey: float
     blur: float
     jpeg: float
+    stains: float = 0.0
+    pale: float = 0.0
+    dense: float = 0.0
 
 
 def draw_sample(
@@ -55,6 +62,10 @@ def draw_sample(
     image_HWC, label_HW = np.rot90(image_HWC, turns), np.rot90(label_HW, turns)
     if flip:
         image_HWC, label_HW = image_HWC[:, ::-1], label_HW[:, ::-1]
+    if augmentation.dense and rng.random() < augmentation.dense:
+        image_HWC = draw_deepened(image_HWC, label_HW > 0, rng)
+    if augmentation.pale and rng.random() < augmentation.pale:
+        image_HWC = draw_faded(image_HWC, label_HW > 0, rng)
     return _recolour(np.ascontiguousarray(image_HWC), augmentation, rng), np.ascontiguousarray(label_HW)
 
 
@@ -128,6 +139,8 @@ def _recolour(
     image_HWC: NDArray[np.uint8], augmentation: Augmentation, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Changes the colours, never the geometry: stain, light, grey, inversion, blur, JPEG."""
+    if augmentation.stains and rng.random() < augmentation.stains:
+        image_HWC = draw_restained(image_HWC, rng)
     if rng.random() < augmentation.stain:
         image_HWC = _stain(image_HWC, rng)
     if rng.random() < augmentation.grey:
@@ -150,10 +163,8 @@ def _stain(image_HWC: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
     Density is -log of the transmitted light (Beer and Lambert), in which stains add up; for a
     fluorescent picture the same map is a change of contrast and gamma.
     """
-    table = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
-    density_HWC = table[image_HWC]
     mix = np.eye(3, dtype=np.float32) * rng.uniform(0.65, 1.5)
     mix += rng.normal(0, 0.08, (3, 3)).astype(np.float32)
     shift = rng.normal(0, 0.06, 3).astype(np.float32)
-    light = np.exp(-(density_HWC @ mix + shift)) * 256 - 1
+    light = np.exp(-(density(image_HWC) @ mix + shift)) * 256 - 1
     return np.asarray(np.clip(light, 0, 255), np.uint8)

@@ -55,6 +55,7 @@ def read_recipe(model: Path, *, baseline: bool = False) -> dict[str, Any]:
     """The settings in a model's folder. baseline: with the convolutional network, from fresh weights."""
     recipe = tomllib.loads((model / "recipe.toml").read_text())
     convolutional = recipe.pop("baseline", None)
+    recipe.pop("unseen", None)
     if baseline:
         if convolutional is None:
             raise SystemExit(f"{model}: the recipe has no baseline")
@@ -139,7 +140,8 @@ def loss_of(recipe: dict[str, Any], logits: Tensor, wanted: Tensor) -> Tensor:
     if recipe["task"] == "classification":
         return classification_loss(logits, wanted)
     # Nuclei have a background, whose Dice says nothing; land has none.
-    return segmentation_loss(logits, wanted, first=0 if recipe["data"] == "landcover" else 1)
+    first = 0 if recipe["data"] == "landcover" else 1
+    return segmentation_loss(logits, wanted, first=first, each=recipe.get("dice_of_each_sample", False))
 
 
 def resume(last: Path, recipe: dict[str, Any], parts: dict[str, Any]) -> int:

@@ -3,7 +3,9 @@
 Leaves out each patient of tnbc in turn; all other patients, training and validation split alike, are trained
 on beside dsb2018. What trainings have in common is done once: a network on dsb2018 alone; from it two, each
 without one half of the patients; from the one without a patient's half, the one without this patient, who is
-in none of the three. Each is measured on the patient left out. None of them is shipped. Prints a table.
+in none of the three. Each is measured on the patient left out. None of them is shipped. The first
+follows the model's own recipe, the others that with the changes of its section `unseen`. Prints a table of
+all that DIR holds; what is done is not repeated.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import csv
 import json
 import logging
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +40,42 @@ def main() -> None:
     parser.add_argument("--first-minutes", type=float, default=12, help="of the processor, on dsb2018 alone")
     parser.add_argument("--half-minutes", type=float, default=22, help="of the processor, without each half")
     parser.add_argument("--minutes", type=float, default=8, help="of the processor, without each patient")
+    parser.add_argument("--half", type=int, choices=(1, 2), help="only the patients of this half")
     args = parser.parse_args()
     logging.getLogger("axial").setLevel(logging.ERROR)
-    recipe = read_recipe(args.model)
-    first = recipe | {"sampling": {k: v for k, v in recipe["sampling"].items() if k != "tnbc"}}
+    recipe = recipe_for_unseen(args.model)
+    own = read_recipe(args.model)
+    first = own | {"sampling": {name: share for name, share in own["sampling"].items() if name != "tnbc"}}
     train_for(first, args.first_minutes, args.data, args.run / FIRST, args.model.parent)
     every_patient = patients(args.data)
-    scores = {}
-    for name, half in {"half-1": every_patient[::2], "half-2": every_patient[1::2]}.items():
-        train_without(half, after(recipe, FIRST), args.half_minutes, args, name)
+    for number in (args.half,) if args.half else (1, 2):
+        half = every_patient[number - 1 :: 2]
+        train_without(half, after(recipe, FIRST), args.half_minutes, args, f"half-{number}")
         for patient in half:
-            scores[patient] = one_patient(patient, after(recipe, name), args)
-    print("| patient | pictures | mean Dice | lowest |\n|---|---|---|---|")
-    for patient, found in sorted(scores.items()):
-        print(f"| {patient} | {len(found)} | {np.mean(found):.3f} | {min(found):.3f} |")
+            one_patient(patient, after(recipe, f"half-{number}"), args)
+    print(table(args.run))
+
+
+def recipe_for_unseen(model: Path) -> dict[str, Any]:
+    """The recipe in a model's folder with the changes of its section `unseen`."""
+    recipe = read_recipe(model)
+    changes = tomllib.loads((model / "recipe.toml").read_text())["unseen"]
+    changed = {key: recipe[key] | new if isinstance(new, dict) else new for key, new in changes.items()}
+    return recipe | changed
+
+
+def table(run: Path) -> str:
+    """The figures of all patients measured so far."""
+    scores = {
+        path.parent.name.removeprefix("without-"): json.loads(path.read_text())
+        for path in sorted(run.glob("without-*/figures.json"))
+    }
+    rows = [(patient, found, np.mean(found)) for patient, found in scores.items()]
     every = [score for found in scores.values() for score in found]
-    print(f"| mean of pictures | {len(every)} | {np.mean(every):.3f} | {min(every):.3f} |")
-    means = [float(np.mean(found)) for found in scores.values()]
-    print(f"| mean of patients | {len(every)} | {np.mean(means):.3f} | {min(means):.3f} |")
+    rows.append(("mean of pictures", every, np.mean(every)))
+    rows.append(("mean of patients", every, np.mean([mean for _, _, mean in rows[:-1]])))
+    lines = [f"| {name} | {len(found)} | {mean:.3f} | {min(found):.3f} |" for name, found, mean in rows]
+    return "\n".join(["| patient | pictures | mean Dice | lowest |", "|---|---|---|---|", *lines])
 
 
 def patients(data: Path) -> list[str]:
@@ -75,14 +96,13 @@ def train_without(
     train_for(recipe | {"unseen_patients": unseen}, minutes, args.data, args.run / name, args.run)
 
 
-def one_patient(patient: str, recipe: dict[str, Any], args: argparse.Namespace) -> list[float]:
-    """Dice of each picture of a patient whom the network has not seen."""
+def one_patient(patient: str, recipe: dict[str, Any], args: argparse.Namespace) -> None:
+    """Leaves Dice of each picture of an unseen patient in DIR/without-PATIENT/figures.json."""
     folder = args.run / f"without-{patient}"
     if not (folder / "figures.json").exists():
         train_without([patient], recipe, args.minutes, args, folder.name)
         model = axialcli.load_model(folder / "model.safetensors", device="cpu")
         (folder / "figures.json").write_text(json.dumps(measured(recipe, model, patient, args.data)))
-    return list(json.loads((folder / "figures.json").read_text()))
 
 
 def measured(recipe: dict[str, Any], model: axialcli.Model, patient: str, data: Path) -> list[float]:

@@ -64,3 +64,15 @@ def test_pixels_that_nobody_labelled_count_nowhere() -> None:
     changed = logits_BKHW.clone()
     changed[:, :, :3] += torch.randn(2, 3, 3, 7)
     assert segmentation_loss(changed, label_BHW).item() == pytest.approx(loss.item())
+
+
+def test_dice_of_each_sample_is_the_mean_of_samples_alone() -> None:
+    """Cross-entropy of equally large samples is the mean as well, so that the whole loss is."""
+    logits_BKHW = torch.randn(3, 2, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    label_BHW = torch.from_numpy(RNG.integers(0, 2, (3, 6, 7)).astype(np.uint8))
+    label_BHW[0] = 0
+
+    alone = [segmentation_loss(logits_BKHW[b : b + 1], label_BHW[b : b + 1]).item() for b in range(3)]
+
+    assert segmentation_loss(logits_BKHW, label_BHW, each=True).item() == pytest.approx(np.mean(alone))
+    assert segmentation_loss(logits_BKHW, label_BHW).item() != pytest.approx(np.mean(alone))

@@ -13,9 +13,10 @@ from ablation import VARIANTS, one_variant, table, variant
 from data_nuclei import read_nuclei
 from PIL import Image
 from sources import pictures_of_nuclei
-from train import train
+from train import read_recipe, train
 from unseen_patients import main as measure_unseen_patients
-from unseen_patients import measured, patients
+from unseen_patients import measured, patients, recipe_for_unseen
+from unseen_patients import table as table_of_patients
 
 import axialcli
 from tests.models.recipes import small_recipe
@@ -101,7 +102,11 @@ def test_no_training_on_the_way_to_a_patient_has_seen_him(
         (tmp_path / f"without-{patient}").mkdir()
     # The logger belongs to the process: other tests read what it says.
     monkeypatch.setattr(logging.getLogger("axial"), "setLevel", lambda level: None)
-    monkeypatch.setattr("sys.argv", ["unseen", str(ZOO / "nuclei"), str(data), "--run", str(tmp_path)])
+    command = ["unseen", str(ZOO / "nuclei"), str(data), "--run", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*command, "--half", "2"])
+    measure_unseen_patients()
+    assert recipes.keys() == {"dsb2018", "half-2", "without-2"}
+    monkeypatch.setattr("sys.argv", command)
     measure_unseen_patients()
 
     for patient in "123":
@@ -112,6 +117,34 @@ def test_no_training_on_the_way_to_a_patient_has_seen_him(
             name = recipes[name]["start"]
         assert len(way) == 2
     assert "tnbc" not in recipes["dsb2018"]["sampling"]
+    assert {name for name, recipe in recipes.items() if "dice_of_each_sample" not in recipe} == {"dsb2018"}
+
+
+def test_what_is_different_for_unseen_patients_is_said_in_the_recipe() -> None:
+    own, changed = read_recipe(ZOO / "nuclei"), recipe_for_unseen(ZOO / "nuclei")
+
+    assert "unseen" not in own
+    assert "dice_of_each_sample" not in own
+    assert {key for key in changed if own.get(key) != changed[key]} == {
+        "dice_of_each_sample",
+        "sampling",
+        "augmentation",
+    }
+    assert changed["augmentation"]["jpeg"] == own["augmentation"]["jpeg"]
+    assert changed["augmentation"]["stains"] > 0
+
+
+def test_patients_count_alike_however_many_pictures_they_have(tmp_path: Path) -> None:
+    for patient, found in {"01": [0.5, 0.7, 0.9], "02": [0.3]}.items():
+        (tmp_path / f"without-{patient}").mkdir()
+        (tmp_path / f"without-{patient}" / "figures.json").write_text(json.dumps(found))
+
+    assert table_of_patients(tmp_path).splitlines()[2:] == [
+        "| 01 | 3 | 0.700 | 0.500 |",
+        "| 02 | 1 | 0.300 | 0.300 |",
+        "| mean of pictures | 4 | 0.600 | 0.300 |",
+        "| mean of patients | 4 | 0.500 | 0.300 |",
+    ]
 
 
 def test_an_unseen_patient_is_what_is_measured(

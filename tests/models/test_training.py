@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import train as script
+from cost import WHOLE_LINE
 from export import export
 from pictures import IGNORE
 from sources import batches, source_of
@@ -73,13 +74,30 @@ def test_what_was_trained_is_exported_and_can_start_another(data: Path, tmp_path
     assert network.head.weight.shape[0] == 4 * 3
 
 
-def test_attention_for_training_is_the_same_attention() -> None:
-    network = script.build_network("axial_classifier", width=(4, 4, 8), heads=2, depth=2, span=5).eval()
-    image = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        want = network(image)
-        script.attend_at_once(network)
-        assert (network(image) - want).abs().max() < 1e-5
+@pytest.mark.parametrize("span", [5, 33, None])
+def test_attention_for_training_is_the_same_attention(span: int | None) -> None:
+    """On lines that are taken whole (8 and 10 tokens), on longer ones, and the same gradients."""
+    network = script.build_network(
+        "axial_segmenter", classes=2, width=(4, 4, 8), heads=2, depth=2, span=span
+    ).eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias_AS"):
+            torch.nn.init.normal_(parameter)
+    long_px = 8 * (WHOLE_LINE + 1)
+    for shape in ((2, 3, 64, 80), (1, 3, 16, long_px), (1, 3, long_px, 16)):
+        image, found = torch.randn(shape), []
+        for _ in range(2):
+            network.zero_grad()
+            out = network(image)
+            out.square().mean().backward()
+            found.append((out.detach(), [parameter.grad.clone() for parameter in network.parameters()]))
+            script.attend_at_once(network)
+        (want, want_gradients), (got, gradients) = found
+        assert (got - want).abs().max() < 1e-5
+        for gradient, want_gradient in zip(gradients, want_gradients, strict=True):
+            assert torch.allclose(gradient, want_gradient, atol=1e-5, rtol=1e-3)
+        for module in network.modules():
+            module.__dict__.pop("forward", None)
 
 
 @pytest.mark.parametrize(("kind", "classes"), [("nuclei", 2), ("objects", 3)])
