@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from axialcli.backends import Model
-from axialcli.engine.stream.cells import Cells
+from axialcli.engine.stream.late_shuffle import LateShuffle
 from axialcli.engine.stream.transfer import Download
 from axialcli.geometry import Block, Box, label_dtype
 
@@ -33,7 +33,7 @@ class BlockRows:
 
     wanted: blocks of equal columns, from top to bottom; other rows are dropped. probs: whether the
     blocks carry probabilities. windows: those whose logits the blocks carry; each lies in one block.
-    cells: how the rows that come become pixels. Rows are stored one step after they were decided, so that
+    late: how the rows that come become pixels. Rows are stored one step after they were decided, so that
     a GPU copies them while it computes.
     """
 
@@ -44,10 +44,10 @@ class BlockRows:
         *,
         probs: bool,
         windows: Sequence[Box],
-        cells: Cells = Cells(),  # noqa: B008 - frozen
+        late: LateShuffle = LateShuffle(),  # noqa: B008 - frozen
     ) -> None:
         self._model, self._wanted, self._with_probs, self._windows = model, list(wanted), probs, windows
-        self._cells = cells
+        self._late = late
         self._arriving: list[_Arriving] = []
         self._last_row = wanted[-1].y1
         self._open()
@@ -58,19 +58,20 @@ class BlockRows:
         return not self._wanted or (bool(self._arriving) and self._arriving[-1].rows.y1 == self._last_row)
 
     def add(self, first_row: int, logits: Tensor) -> Iterator[Block]:
-        """Takes the rows from `first_row` on, over the blocks' columns, both counted in cells; yields the
-        blocks that earlier rows have completed.
+        """Takes the rows from `first_row` on, over the blocks' columns; yields the blocks that earlier rows
+        have completed.
 
-        logits: [1, K * S, H / side, W / side], S pixels of a cell.
+        Rows and columns are positions of `late`, and logits [1, K * S, H, W] of them; what lies beyond the
+        blocks is dropped.
         """
         yield from self.finish()
-        side = self._cells.side
-        first_row, last_row = first_row * side, (first_row + logits.shape[2]) * side
+        factor = self._late.factor
+        first_row, last_row = first_row * factor, (first_row + logits.shape[2]) * factor
         for box in self._wanted:
             rows = Box(max(first_row, box.y0), box.x0, min(last_row, box.y1), box.x1)
             if rows.empty:
                 return
-            inside = slice((rows.y0 - first_row) // side, (rows.y1 - first_row) // side)
+            inside = self._late.positions(rows.y0 - first_row, rows.y1 - first_row)
             self._decide(rows, logits[:, :, inside].float())
 
     def finish(self) -> Iterator[Block]:
@@ -102,12 +103,12 @@ class BlockRows:
             self._probs_KHW = np.empty((classes, box.height, box.width), np.float32)
 
     def _decide(self, rows: Box, logits: Tensor) -> None:
-        labels_HW = self._cells.labels(self._model, logits)
+        labels_HW = self._late.labels(self._model, logits)[: rows.height, : rows.width]
         parts = {window: window.intersection(rows) for window in self._windows}
         parts = {window: part for window, part in parts.items() if not part.empty}
         probs_KHW, of_windows = None, {}
         if parts or self._with_probs:
-            logits_BKHW = self._cells.pixels(logits)
+            logits_BKHW = self._late.pixels(logits)[..., : rows.height, : rows.width]
             if self._with_probs:
                 probs_KHW = Download(self._model.activate(logits_BKHW)[0])
             of_windows = {

@@ -25,8 +25,8 @@ from axialcli.engine.stopwatch import Stopwatch
 from axialcli.engine.stream.barrier import BarrierFlow
 from axialcli.engine.stream.blocks import BlockRows
 from axialcli.engine.stream.budget import UNSEEN_BYTES, make_budget
-from axialcli.engine.stream.cells import Cells, in_cells
 from axialcli.engine.stream.flow import Flow
+from axialcli.engine.stream.late_shuffle import LateShuffle, put_off
 from axialcli.engine.stream.less import with_less
 from axialcli.engine.stream.pixels import Pixels, Slab
 from axialcli.engine.stream.plan import make_plan, whole_width
@@ -253,11 +253,11 @@ class StreamEngine:
     def _run(self, strip: int, wanted: list[Box]) -> Iterator[Block]:
         """Blocks that follow each other down one strip."""
         left, right = self.plan.reads(strip)
-        flow, cells = (self._barrier, Cells()) if self._barrier else self._flow(right - left)
-        first = flow.begin(wanted[0].y0 // cells.side)
+        flow, late = (self._barrier, LateShuffle()) if self._barrier else self._flow(right - left)
+        first = flow.begin(wanted[0].y0 // late.factor)
         self.state_bytes = max(self.state_bytes, flow.state_bytes)
-        rows = BlockRows(self.model, wanted, probs=self.probs, windows=self.windows, cells=cells)
-        inside = slice((wanted[0].x0 - left) // cells.side, (wanted[0].x1 - left) // cells.side)
+        rows = BlockRows(self.model, wanted, probs=self.probs, windows=self.windows, late=late)
+        inside = late.positions(wanted[0].x0 - left, wanted[0].x1 - left)
         wanted_rows = (flow.wanted(0, step) for step in range(first, flow.schedule.steps))
         with ahead(self._pixels.slabs(wanted_rows, (left, right)), depth=1) as slabs:
             for step, slab in enumerate(slabs, first):
@@ -278,19 +278,19 @@ class StreamEngine:
                     break
             yield from rows.finish()
         if isinstance(flow, SparseFlow):
-            self._skipped_px += flow.skipped
-            self._output_px += flow.total
+            self._skipped_px += flow.skipped * late.factor**2
+            self._output_px += flow.total * late.factor**2
 
-    def _flow(self, width: int) -> tuple[Flow, Cells]:
+    def _flow(self, width: int) -> tuple[Flow, LateShuffle]:
         """The flow of a strip, and how what it hands out becomes pixels."""
         graph = trace(self.network, self._channels, Size(self.view.size.height, width))
-        graph, cells = in_cells(graph)
+        graph, late = put_off(graph)
         schedule = make_schedule(graph, self.plan.rows_px)
         dtype, device = self.model.dtype, self.model.device
         blank_BCHW = self._pixels.blank_pixel()
         if blank_BCHW is None or graph.looks_everywhere:
-            return Flow(graph, schedule, dtype=dtype, device=device), cells
-        return SparseFlow(graph, schedule, dtype=dtype, device=device, blank_BCHW=blank_BCHW), cells
+            return Flow(graph, schedule, dtype=dtype, device=device), late
+        return SparseFlow(graph, schedule, dtype=dtype, device=device, blank_BCHW=blank_BCHW), late
 
     def _step(self, flow: AnyFlow, step: int, slab: Slab | None) -> dict[int, tuple[int, Tensor]]:
         image_HWC = None if slab is None else slab.image_HWC.tensor()

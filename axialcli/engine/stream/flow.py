@@ -19,7 +19,7 @@ from axialcli.engine.stream.schedule import Schedule
 from axialcli.geometry import Box, Size
 
 FEW = 8
-"""A line buffer that keeps less than one row of so many that are made in a step moves them in each step:
+"""A line buffer that keeps one row, at most, of so many that are made in a step moves them in each step:
 a neighbourhood's edge, not worth the memory that would make it rare."""
 
 

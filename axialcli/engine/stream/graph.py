@@ -118,7 +118,8 @@ class Graph:
                 reaches, (self.nodes[source].rate, self.nodes[source].column_rate), strict=True
             )
         ]
-        return math.lcm(self.stride, *(math.ceil(block) for block in blocks))
+        # Of a block that is no whole number of pixels only some multiples are.
+        return math.lcm(self.stride, *(Fraction(block).numerator for block in blocks))
 
     @property
     def barriers(self) -> list[int]:

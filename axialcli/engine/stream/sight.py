@@ -98,7 +98,7 @@ def column_sights(graph: Graph) -> list[ColumnSight]:
 def read_from(graph: Graph, schedule: Schedule) -> NDArray[np.int64]:
     """The first row of pixels that is read by a run which starts with a node's step, [N, S].
 
-    A node depends on no row above it, and what a sight says beyond that is rounding.
+    No row above it is needed; a sight may name some, through rounding.
     """
     starts_NS = np.pad(schedule.produced_NS, ((0, 0), (1, 0)))[:, :-1]
     read_NS = starts_NS.copy()
@@ -158,16 +158,16 @@ class Activity:
             self._known = {}
 
     def within(self, start: int, stop: int) -> list[Interval]:
-        """The columns of pixels, in whole cells, that are not blank in some of the rows [start, stop).
+        """The columns of pixels that are not blank in some of the rows [start, stop), clipped to the picture.
 
-        The last cell may end beyond the picture.
+        Rows are widened to whole groups, columns to whole cells; the last cell may end beyond the picture.
+        The first of the rows has to be known still.
         """
         if self._first is None:
             return []
-        groups = (
-            max(start // self._group_px - self._first, 0),
-            max(-(-stop // self._group_px) - self._first, 0),
-        )
+        first = max(start, 0) // self._group_px - self._first
+        assert first >= 0, "rows that were not fed, or are forgotten, are asked for"
+        groups = first, max(-(-stop // self._group_px) - self._first, first)
         if groups not in self._known:
             other_N = np.logical_or.reduce(self._other_GN[slice(*groups)], axis=0)
             self._known[groups] = [

@@ -78,6 +78,13 @@ def test_a_run_reads_from_the_row_that_its_timetable_says(network: nn.Module, st
             assert schedule.first_rows(start) == {0: read_NS[output, step]}
 
 
+def test_rows_that_are_not_known_are_not_blank() -> None:
+    activity = Activity(8, 40, 16)
+    activity.add(32, np.ones((16, 40), np.bool_))
+    with pytest.raises(AssertionError, match="not fed"):
+        activity.within(15, 40)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),

@@ -14,6 +14,7 @@ from axialcli.engine.stream.sparse import SparseFlow
 from axialcli.engine.stream.trace import trace
 from axialcli.geometry import Size
 from axialcli.nn.axial_segmenter import AxialSegmenter, AxialSegmenterConfig
+from axialcli.nn.windows import WindowAttention
 from tests.engine.stream.networks import Mixture, Shuffles, UNet, randomised
 from tests.engine.stream.test_flow import picture, whole
 
@@ -177,6 +178,48 @@ def test_columns_are_the_same_wherever_a_run_starts(
             decided.append(columns_of(patch))
             streamed(network, image_BCHW, blank_HW, rows, first)
     assert all(decided[0][which] == columns for which, columns in decided[1].items())
+
+
+def test_windows_on_a_resampled_grid_repeat_with_their_own_period() -> None:
+    """Blocks of 5 tokens that are half a pixel each: they repeat after 5 pixels, and not after 3."""
+    windows = WindowAttention(channels=4, heads=2, window=5)
+
+    class Resampled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.windows, self.last = nn.Conv2d(3, 4, 3, padding=1), windows, nn.Conv2d(4, 2, 1)
+
+        def forward(self, image_BCHW: Tensor) -> Tensor:
+            fine_BCHW = nn.functional.interpolate(self.first(image_BCHW), scale_factor=2, mode="nearest")
+            seen_BCHW = self.windows(fine_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return self.last(seen_BCHW)  # type: ignore[no-any-return]
+
+    network = randomised(Resampled(), 1)
+    assert trace(network, 3, Size(95, 300)).period == 5
+    image_BCHW, blank_HW = spotted(95, 300, [(0.5, 0.5)])
+    found, flow = streamed(network, image_BCHW, blank_HW, 5)
+    torch.testing.assert_close(found, whole(network, image_BCHW), rtol=0, atol=1e-9)
+    assert flow.skipped > 0
+
+
+def test_a_late_start_asks_for_no_rows_that_it_was_not_fed() -> None:
+    """Where two rows of pixels make one, and not all are read: rounding alone would name rows above."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 2, stride=2)
+
+        def forward(self, image_BCHW: Tensor) -> Tensor:
+            half_BCHW = self.first(image_BCHW)
+            return nn.functional.max_pool2d(half_BCHW[:, :, 1:, 1:], 2)
+
+    network = randomised(Pooled(), 0)
+    image_BCHW, blank_HW = spotted(96, 400, [(0.1, 0.2), (0.3, 0.6)])
+    everything, _ = streamed(network, image_BCHW, blank_HW, 1)
+    for first_row in range(1, 23):
+        late, _ = streamed(network, image_BCHW, blank_HW, 1, first_row)
+        assert np.array_equal(late.numpy(), everything[:, :, first_row:].numpy())
 
 
 def test_no_more_is_computed_than_feels_other_pixels() -> None:

@@ -1,0 +1,63 @@
+"""The last shuffle of channels to pixels, put off until classes are decided, of which there is one a pixel.
+
+A position then stands for a square of factor x factor pixels, whose logits lie together in its channels.
+Shapes: B batch, K classes (or logits), H height, W width, S pixels of a square.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from axialcli.backends import Model
+from axialcli.config import MASK_TILE
+from axialcli.engine.stream.cropping import Shift
+from axialcli.engine.stream.graph import Graph
+from axialcli.engine.stream.resampling import Shuffle
+
+
+@dataclass(frozen=True)
+class LateShuffle:
+    """How the rows that a flow hands out become pixels. factor: 1 where they are pixels already."""
+
+    factor: int = 1
+
+    def positions(self, start: int, stop: int) -> slice:
+        """The positions that the pixels [start, stop) lie in; start is a multiple of the factor."""
+        return slice(start // self.factor, -(-stop // self.factor))
+
+    def labels(self, model: Model, logits: Tensor) -> Tensor:
+        """The class of each pixel [H, W] of logits [1, K * S, H / factor, W / factor], float32."""
+        if self.factor == 1:
+            return model.decide_logits(logits)
+        factor, (_, channels, height, width) = self.factor, logits.shape
+        squares = logits.reshape(1, channels // factor**2, factor**2, height, width).movedim(2, -1)
+        labels_HWS = model.decide_logits(squares).view(height, width, factor, factor)
+        return labels_HWS.transpose(1, 2).reshape(height * factor, width * factor)
+
+    def pixels(self, logits: Tensor) -> Tensor:
+        """Logits [1, K * S, H / factor, W / factor] as those of pixels, [1, K, H, W]."""
+        return logits if self.factor == 1 else F.pixel_shuffle(logits, self.factor)
+
+
+def put_off(graph: Graph) -> tuple[Graph, LateShuffle]:
+    """The graph without the shuffle that it ends with, and what has to be done instead; or as it is.
+
+    A crop below and on the right of the shuffle goes as well: whoever makes pixels cuts them to the picture.
+    Only where the mask's tiles are whole squares.
+    """
+    at = graph.outputs[0]
+    crop = graph.nodes[at].operator
+    if isinstance(crop, Shift):
+        (source,) = graph.nodes[at].inputs
+        before, plane = graph.nodes[source].plane, graph.nodes[at].plane
+        only_cuts = plane.height <= before.height and plane.width <= before.width
+        if only_cuts and all(reach.local for reach in crop.reaches[0]):
+            at = source
+    shuffle = graph.nodes[at].operator
+    read_by = sum(at in node.inputs for node in graph.nodes)
+    if not isinstance(shuffle, Shuffle) or MASK_TILE % shuffle.factor or read_by > 1:
+        return graph, LateShuffle()
+    return Graph(graph.nodes[:at], graph.nodes[at].inputs), LateShuffle(shuffle.factor)
