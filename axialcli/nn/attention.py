@@ -88,6 +88,7 @@ class AxialAttention(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         if torch.compiler.is_exporting():
             if mask is not None:
+                # Masks are for lines padded in a batch; what is exported takes pictures without padding.
                 raise NotImplementedError("a mask cannot be exported")
             return self._forward_traceable(tokens)
         # All three at once, which is quicker than `queries` and `keys_values`, and the same.

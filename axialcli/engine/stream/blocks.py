@@ -44,7 +44,7 @@ class BlockRows:
         *,
         probs: bool,
         windows: Sequence[Box],
-        late: LateShuffle = LateShuffle(),  # noqa: B008 - frozen
+        late: LateShuffle,
     ) -> None:
         self._model, self._wanted, self._with_probs, self._windows = model, list(wanted), probs, windows
         self._late = late

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from axialcli.engine.stream.operators import Operator
+from axialcli.engine.stream.operators import Axes, Operator
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Node:
     rate: Fraction
     column_rate: Fraction
     """Rows per row of pixels, columns per column of pixels."""
+
+    @property
+    def reads(self) -> list[tuple[int, Axes]]:
+        """The nodes that it reads, and what it needs of each; a source reads none."""
+        return list(zip(self.inputs, self.operator.reaches if self.operator else (), strict=True))
 
 
 @dataclass
@@ -112,8 +117,7 @@ class Graph:
         blocks = [
             reach.block / rate
             for node in self.nodes
-            if node.operator
-            for source, reaches in zip(node.inputs, node.operator.reaches, strict=True)
+            for source, reaches in node.reads
             for reach, rate in zip(
                 reaches, (self.nodes[source].rate, self.nodes[source].column_rate), strict=True
             )
@@ -161,7 +165,7 @@ class Graph:
             if node.operator is None:
                 widest = max(widest, at - start, stop - 1 - at)
                 continue
-            for source, reaches in zip(node.inputs, node.operator.reaches, strict=True):
+            for source, reaches in node.reads:
                 low, high = reaches[axis].needs(start, stop)
                 old = needed.get(source, (low, high))
                 needed[source] = (min(low, old[0]), max(high, old[1]))

@@ -22,7 +22,7 @@ GROUP_PX = 16
 """Rows of pixels that are looked at together, at most: finer ones are more to look through."""
 
 FAR = 720_720
-"""Periods to the right of the picture's edge: farther than any network reaches."""
+"""Periods from the picture's edge: farther than any network reaches."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ def row_sights(graph: Graph) -> list[RowSight]:
     found: list[tuple[Fraction, Fraction]] = []
     for node in graph.nodes:
         above = below = Fraction(0)
-        for source, (rows, _) in zip(
-            node.inputs, node.operator.reaches if node.operator else (), strict=True
-        ):
+        for source, (rows, _) in node.reads:
             rate = graph.nodes[source].rate
             begins_before = Fraction(rows.per - 1 - rows.first, rows.per) + rows.block - 1
             ends_behind = Fraction(rows.last - rows.step + rows.per, rows.per) + rows.block - 1
@@ -82,12 +80,7 @@ def column_sights(graph: Graph) -> list[ColumnSight]:
     start, stop = FAR * graph.period, (FAR + 1) * graph.period
     felt: list[Interval] = []
     for node in graph.nodes:
-        parts = [
-            columns.felt(*felt[source])
-            for source, (_, columns) in zip(
-                node.inputs, node.operator.reaches if node.operator else (), strict=True
-            )
-        ] or [(start, stop)]
+        parts = [columns.felt(*felt[source]) for source, (_, columns) in node.reads] or [(start, stop)]
         felt.append((min(part[0] for part in parts), max(part[1] for part in parts)))
     return [
         ColumnSight(rate.denominator, rate.numerator, low - int(start * rate), high - int(stop * rate))
@@ -103,10 +96,9 @@ def read_from(graph: Graph, schedule: Schedule) -> NDArray[np.int64]:
     starts_NS = np.pad(schedule.produced_NS, ((0, 0), (1, 0)))[:, :-1]
     read_NS = starts_NS.copy()
     for index, node in enumerate(graph.nodes):
-        for number, source in enumerate(node.inputs):
-            assert node.operator is not None
-            rows: Any = node.operator.reaches[number][0]
+        for number, (source, (along, _)) in enumerate(node.reads):
             # A Reach counts in whole numbers; arrays of them do as well.
+            rows: Any = along
             low_S = rows.needs(starts_NS[index], starts_NS[index] + 1)[0]
             low_S = low_S.clip(0, graph.nodes[source].plane.height - 1)
             if graph.nodes[source].operator is not None:
@@ -151,8 +143,10 @@ class Activity:
 
     def forget(self, row: int) -> None:
         """Nobody asks for rows above `row` any more."""
-        gone = 0 if self._first is None else min(row // self._group_px - self._first, len(self._other_GN))
-        if self._first is not None and gone > 0:
+        if self._first is None:
+            return
+        gone = min(row // self._group_px - self._first, len(self._other_GN))
+        if gone > 0:
             self._first += gone
             self._other_GN = self._other_GN[gone:]
             self._known = {}

@@ -66,7 +66,6 @@ class SparseFlow(Flow):
         # Where there is something to see is looked up in groups of rows, alike in every run.
         self.fed_together = rows_together(schedule.rows_px)
         self._read_from_NS = read_from(graph, schedule)
-        self._step = 0
         self._activity = Activity(-(-CELL_PX // graph.period) * graph.period, graph.width, schedule.rows_px)
         self._blank_BCHW = blank_BCHW
         self._history: list[list[_Made]] = [[] for _ in graph.nodes]
@@ -92,7 +91,6 @@ class SparseFlow(Flow):
         """As `run`. pixels(x0, x1): the wanted rows of these columns, as the network sees them, with blank
         ones set to the background; blank_HW: which they are. None where no rows are wanted.
         """
-        self._step = step
         if pixels is None or blank_HW is None:
             fed: dict[int, Tensor] = {}
         else:
@@ -147,9 +145,7 @@ class SparseFlow(Flow):
         found: list[list[Interval]] = []
         for index, node in enumerate(self.graph.nodes):
             felt = self._beside(index)
-            for source, (_, across) in zip(
-                node.inputs, node.operator.reaches if node.operator else (), strict=True
-            ):
+            for source, (_, across) in node.reads:
                 felt += [across.felt(*part) for part in found[source]]
             found.append(union(clip(felt, node.plane.width)))
         return found
@@ -176,9 +172,10 @@ class SparseFlow(Flow):
     def _columns(self, index: int, rows: tuple[int, int]) -> list[tuple[int, int]]:
         node = self.graph.nodes[index]
         assert node.operator is not None
+        step = self.schedule.step_of(index, rows[0])
         above, below = self._row_sights[index].pixels(*rows)
         # The same rows in a run that starts late, so that the same columns are computed.
-        other = self._activity.within(max(above, int(self._read_from_NS[index, self._step])), below)
+        other = self._activity.within(max(above, int(self._read_from_NS[index, step])), below)
         felt = [*self._sides[index], *(self._column_sights[index].feel(*part) for part in other)]
         columns = union(clip(felt, node.plane.width), gap=int(GAP_PX * node.column_rate))
         self._note(index, rows, columns)

@@ -21,10 +21,8 @@ from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.operators import Operator, Piece
 from axialcli.engine.stream.reach import Reach
 from axialcli.engine.stream.schedule import Schedule
+from axialcli.engine.stream.sight import FAR
 from axialcli.geometry import Box, Size
-
-FAR = 720_720
-"""Periods to the left of the twin's columns: farther than any network reaches."""
 
 
 class Twin(Flow):
@@ -138,9 +136,7 @@ def _even_steps(graph: Graph, schedule: Schedule) -> NDArray[np.bool_]:
     even_S = np.zeros(schedule.steps, bool)
     even_S[1:] = (np.diff(made_NS) == 0).all(0) & (np.diff(kept_NS) == 0).all(0)
     for index, node in enumerate(graph.nodes):
-        for source, (along, _) in zip(
-            node.inputs, node.operator.reaches if node.operator else (), strict=True
-        ):
+        for source, (along, _) in node.reads:
             low_S, high_S = along.needs(produced_NS[index, :-1], produced_NS[index, 1:])
             inside_S = (low_S >= 0) & (high_S <= graph.nodes[source].plane.height)
             even_S &= (made_NS[index] == 0) | (inside_S & (not along.whole))

@@ -37,7 +37,7 @@ def pixels_of(graph: Graph, index: int, axis: int, at: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: type(network).__name__)
-def test_rows_see_no_farther_than_their_operators_and_little_less(network: nn.Module) -> None:
+def test_rows_see_all_that_their_operators_do_and_little_more(network: nn.Module) -> None:
     graph = trace(network.eval(), 3, Size(4096, 256))
     for index, sight in enumerate(row_sights(graph)):
         start = int(2016 * graph.nodes[index].rate)
