@@ -6,22 +6,27 @@ Shapes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axialcli.engine.stream.graph import Plane
 from axialcli.engine.stream.operators import Operator, Piece, parts
 from axialcli.engine.stream.reach import Reach
 from axialcli.engine.stream.values import Builder, NotStreamable, Value, channels_first, pair
 from axialcli.geometry import Box
 
+Apply = Callable[[Tensor, tuple[int, int]], Tensor]
+"""An operator over [B, C, H, W] with so much padding on both sides of the height and of the width."""
+
+VECTOR = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 0)
+"""Numbers of float32 in the widest vector of this processor; 0 where that is not known."""
+
 
 class Neighbourhood(Operator):
     """A convolution or a pooling: a kernel slides over [B, C, H, W], beyond the edge lies `fill`.
 
-    apply(tensor, padding): the operator itself with that zero (or -inf) padding on both sides.
+    apply: the operator itself, which pads with zeros (or -inf).
     """
 
     fresh = True
@@ -29,7 +34,7 @@ class Neighbourhood(Operator):
 
     def __init__(
         self,
-        apply: Callable[[Tensor, tuple[int, int]], Tensor],
+        apply: Apply,
         *,
         kernel: tuple[int, int],
         stride: tuple[int, int],
@@ -63,6 +68,80 @@ class Neighbourhood(Operator):
             x_BCHW = F.pad(x_BCHW, (0, max(right - left, 0), 0, max(bottom - top, 0)), value=self.fill)
         out_BCHW = self.apply(x_BCHW, (top, left))
         return out_BCHW[:, :, : box.height, : box.width]
+
+
+class Convolution(Neighbourhood):
+    """nn.Conv2d that pads with zeros, and a bias where there is one."""
+
+    def __init__(
+        self,
+        weight_OCHW: Tensor,
+        bias_O: Tensor | None,
+        *,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> None:
+        kernel = (weight_OCHW.shape[2], weight_OCHW.shape[3])
+        super().__init__(self._convolve, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
+        self.weight_OCHW, self.bias_O = weight_OCHW.detach(), bias_O
+        self.stride, self.dilation, self.groups = stride, dilation, groups
+        if self._is_narrow():
+            self._of_both = _of_both(self.weight_OCHW), None if bias_O is None else bias_O.detach().repeat(2)
+            self.apply = self._convolve_pairs
+
+    def reordered(self, order_O: Tensor) -> Convolution:
+        """The same with its output channels in another order: channel i is what order_O[i] was."""
+        if self.groups > 1:
+            raise ValueError("the channels of a group have to stay together")
+        return Convolution(
+            self.weight_OCHW[order_O],
+            None if self.bias_O is None else self.bias_O[order_O],
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=1,
+        )
+
+    def _convolve(self, x_BCHW: Tensor, padding: tuple[int, int]) -> Tensor:
+        return F.conv2d(
+            x_BCHW, self.weight_OCHW, self.bias_O, self.stride, padding, self.dilation, self.groups
+        )
+
+    def _is_narrow(self) -> bool:
+        """Whether the channels of two columns fit a vector, and are made sooner than those of one."""
+        channels, _, _, width = self.weight_OCHW.shape
+        alone = self.stride[1] == self.dilation[1] == self.groups == 1 < width
+        return alone and 2 * channels <= VECTOR and self.weight_OCHW.device.type == "cpu"
+
+    def _convolve_pairs(self, x_BCHW: Tensor, padding: tuple[int, int]) -> Tensor:
+        """Two columns at a time, as the channels of one position of a convolution that moves by two."""
+        weight_OCHW, bias_O = self._of_both
+        # Of an odd number of columns the first pair has one that lies a column before them.
+        odd = (x_BCHW.shape[3] + 2 * padding[1] - weight_OCHW.shape[3]) % 2
+        made_BCHW = F.conv2d(
+            x_BCHW,
+            weight_OCHW,
+            bias_O,
+            (self.stride[0], 2),
+            (padding[0], padding[1] + odd),
+            self.dilation,
+        )
+        made_BHWC = made_BCHW.permute(0, 2, 3, 1).contiguous()
+        batch, height, pairs, channels = made_BHWC.shape
+        made_BHWC = made_BHWC.view(batch, height, 2 * pairs, channels // 2)
+        return made_BHWC.permute(0, 3, 1, 2)[..., odd:]
+
+
+def _of_both(weight_OCHW: Tensor) -> Tensor:
+    """Weights of a kernel one column wider, for the channels of a position and for those of the next one.
+
+    What is multiplied by zero for that is less than what a vector half empty does for nothing.
+    """
+    first_OCHW = F.pad(weight_OCHW, (0, 1))
+    both_OCHW = torch.cat((first_OCHW, first_OCHW.roll(1, -1)))
+    return both_OCHW.contiguous(memory_format=torch.channels_last)
 
 
 class Transposed(Operator):
@@ -108,7 +187,7 @@ class Transposed(Operator):
 
 
 def conv2d(build: Builder, module: nn.Conv2d, x: Value) -> Value:
-    plane = channels_first(x)
+    channels_first(x)
     if module.padding_mode != "zeros":
         raise NotStreamable(f"pads with '{module.padding_mode}'")
     padding = module.padding
@@ -123,48 +202,29 @@ def conv2d(build: Builder, module: nn.Conv2d, x: Value) -> Value:
             else (0, 0)
         )
 
-    def apply(x_BCHW: Tensor, pad: tuple[int, int]) -> Tensor:
-        return F.conv2d(
-            x_BCHW, module.weight, module.bias, module.stride, pad, module.dilation, module.groups
-        )
-
-    return neighbourhood(
-        build,
-        x,
-        plane,
-        apply,
-        module.kernel_size,
-        module.stride,
-        padding,
-        module.dilation,
-        0.0,
-        module.out_channels,
+    convolution = Convolution(
+        module.weight,
+        module.bias,
+        stride=pair(module.stride),
+        padding=pair(padding),
+        dilation=pair(module.dilation),
+        groups=module.groups,
     )
+    return neighbourhood(build, x, convolution, module.out_channels)
 
 
-def neighbourhood(
-    build: Builder,
-    x: Value,
-    plane: Plane,
-    apply: Callable[[Tensor, tuple[int, int]], Tensor],
-    kernel: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    fill: float,
-    channels: int | None = None,
-) -> Value:
-    kernel, stride, padding, dilation = map(pair, (kernel, stride, padding, dilation))
+def neighbourhood(build: Builder, x: Value, operator: Neighbourhood, channels: int | None = None) -> Value:
+    """A node that slides a kernel over `x`; channels: of its output, None for those of `x`."""
+    plane = channels_first(x)
     height, width = (
-        (length + 2 * p - d * (k - 1) - 1) // s + 1
-        for length, k, s, p, d in zip(
-            (plane.height, plane.width), kernel, stride, padding, dilation, strict=True
+        (length + padding - reach.last - 1) // reach.step + 1
+        for length, padding, reach in zip(
+            (plane.height, plane.width), operator.padding, operator.reaches[0], strict=True
         )
     )
     if height < 1 or width < 1:
         raise NotStreamable(f"leaves nothing of {plane.height} x {plane.width}")
-    made = Neighbourhood(apply, kernel=kernel, stride=stride, padding=padding, dilation=dilation, fill=fill)
-    return build.add(made, [x], plane.with_size(height, width, channels))
+    return build.add(operator, [x], plane.with_size(height, width, channels))
 
 
 def conv_transpose2d(build: Builder, module: nn.ConvTranspose2d, x: Value) -> Value:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from axialcli.config import MASK_TILE
 from axialcli.engine.stream.cropping import Shift
 from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.resampling import Shuffle
+
+WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Numbers of so many bytes."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,11 @@ class LateShuffle:
             return model.decide_logits(logits)
         factor, (_, channels, height, width) = self.factor, logits.shape
         squares = logits.reshape(1, channels // factor**2, factor**2, height, width).movedim(2, -1)
-        labels_HWS = model.decide_logits(squares).view(height, width, factor, factor)
-        return labels_HWS.transpose(1, 2).reshape(height * factor, width * factor)
+        labels_HWS = model.decide_logits(squares).contiguous()
+        # The pixels of a square's row are moved as one number where there is one of that many bytes.
+        word = WORDS.get(factor * labels_HWS.itemsize, labels_HWS.dtype)
+        rows = labels_HWS.view(height, width, factor, factor).view(word).transpose(1, 2).contiguous()
+        return rows.view(labels_HWS.dtype).reshape(height * factor, width * factor)
 
     def pixels(self, logits: Tensor) -> Tensor:
         """Logits [1, K * S, H / factor, W / factor] as those of pixels, [1, K, H, W]."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axialcli.engine.stream.convolution import neighbourhood
+from axialcli.engine.stream.convolution import Neighbourhood, neighbourhood
 from axialcli.engine.stream.operators import Operator, Piece
 from axialcli.engine.stream.reach import Reach
 from axialcli.engine.stream.values import Builder, NotStreamable, Value, channels_first, pair
@@ -69,7 +69,10 @@ def max_pool(
     def apply(x_BCHW: Tensor, pad: tuple[int, int]) -> Tensor:
         return F.max_pool2d(x_BCHW, kernel, steps, pad, spread)
 
-    return neighbourhood(build, x, channels_first(x), apply, kernel, steps, padding, spread, -math.inf)
+    pool = Neighbourhood(
+        apply, kernel=kernel, stride=steps, padding=pair(padding), dilation=spread, fill=-math.inf
+    )
+    return neighbourhood(build, x, pool)
 
 
 def avg_pool(
@@ -93,7 +96,8 @@ def avg_pool(
     def apply(x_BCHW: Tensor, pad: tuple[int, int]) -> Tensor:
         return F.avg_pool2d(x_BCHW, kernel, steps, pad, divisor_override=divisor_override)
 
-    return neighbourhood(build, x, channels_first(x), apply, kernel, steps, padding, 1, 0.0)
+    pool = Neighbourhood(apply, kernel=kernel, stride=steps, padding=pair(padding))
+    return neighbourhood(build, x, pool)
 
 
 def _cells(build: Builder, x: Value, apply: Callable[[Tensor], Tensor], cell: tuple[int, int]) -> Value:

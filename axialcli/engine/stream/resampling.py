@@ -45,15 +45,24 @@ class Resize(Operator):
 
 
 class Shuffle(Operator):
-    """Channels to pixels: [B, C * r * r, H, W] -> [B, C, H * r, W * r]."""
+    """Channels to pixels: [B, C * r * r, H, W] -> [B, C, H * r, W * r].
 
-    def __init__(self, factor: int) -> None:
+    together: the input has the channels of each pixel one after the other, [B, r * r * C, H, W], so that they
+    can be moved in one piece; by default it is channels that have their pixels one after the other.
+    """
+
+    fresh = True
+
+    def __init__(self, factor: int, *, together: bool = False) -> None:
         super().__init__((Reach(per=factor), Reach(per=factor)))
-        self.factor = factor
+        self.factor, self.together = factor, together
 
     def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
         inside, r = pieces[0].box, self.factor
-        out_BCHW = F.pixel_shuffle(pieces[0].tensor, r)
+        cells = self._cells(pieces[0].tensor)
+        batch, channels, height, _, width, _ = cells.shape
+        shape = (batch, height * r, width * r, channels)
+        out_BCHW = cells.permute(0, 2, 3, 4, 5, 1).reshape(shape).permute(0, 3, 1, 2)
         y, x = box.y0 - inside.y0 * r, box.x0 - inside.x0 * r
         return out_BCHW[:, :, y : y + box.height, x : x + box.width]
 
@@ -62,9 +71,15 @@ class Shuffle(Operator):
         if box != Box(inside.y0 * r, inside.x0 * r, inside.y1 * r, inside.x1 * r):
             super().run_into(pieces, box, out)
             return
-        batch, channels, height, width = pieces[0].tensor.shape
-        cells = pieces[0].tensor.view(batch, channels // r**2, r, r, height, width).permute(0, 1, 4, 2, 5, 3)
-        out.view(batch, channels // r**2, height, r, width, r).copy_(cells)
+        cells = self._cells(pieces[0].tensor)
+        out.view(cells.shape).copy_(cells)
+
+    def _cells(self, x: Tensor) -> Tensor:
+        """[B, C, H, r, W, r], a view."""
+        (batch, channels, height, width), r = x.shape, self.factor
+        if self.together:
+            return x.view(batch, r, r, channels // r**2, height, width).permute(0, 3, 4, 1, 5, 2)
+        return x.view(batch, channels // r**2, r, r, height, width).permute(0, 1, 4, 2, 5, 3)
 
 
 class Unshuffle(Operator):
