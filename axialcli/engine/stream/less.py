@@ -8,7 +8,8 @@ from torch import nn
 
 from axialcli.engine.halving import Halved, halved_strips
 from axialcli.engine.stream.heights import LOWEST_STEP_PX
-from axialcli.engine.stream.plan import StreamPlan, low_graph, strip_graphs
+from axialcli.engine.stream.plan import StreamPlan, low_graph
+from axialcli.engine.stream.strips import strip_graphs
 from axialcli.engine.stream.trace import NotStreamable
 from axialcli.geometry import Size
 
@@ -31,7 +32,7 @@ def with_less(
     if graph.receptive_field_px() is None:
         return None
     try:
-        strip_graphs(network, channels, graph, {x1 - x0 for x0, x1 in map(narrower.reads, range(count))})
+        strip_graphs(network, channels, graph, narrower.columns())
     except NotStreamable:
         return None
     return narrower, "strips", f"{count} column strips"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import nn
 
 from axialcli.config import MASK_TILE
 from axialcli.engine.stream.flow import buffer_rows, recomputed
-from axialcli.engine.stream.graph import Graph, Node
+from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.heights import STEP_PX, heights, pixels_of_a_step
 from axialcli.engine.stream.schedule import make_schedule
+from axialcli.engine.stream.strips import strip_graphs
 from axialcli.engine.stream.trace import NotStreamable, trace
 from axialcli.errors import LimitError
 from axialcli.geometry import Size
@@ -44,10 +45,14 @@ class StreamPlan:
         right = -(-(x1 + self.halo_px) // self.period_px) * self.period_px
         return max(0, left), min(self.width, right)
 
+    def columns(self) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """Of each strip the columns that it writes, and those that it reads."""
+        return [(self.own(strip), self.reads(strip)) for strip in range(len(self.strips))]
+
     @property
     def recomputed_share(self) -> float:
         """Columns that are computed more than once, as a share of the width."""
-        read = sum(x1 - x0 for x0, x1 in map(self.reads, range(len(self.strips))))
+        read = sum(x1 - x0 for _, (x0, x1) in self.columns())
         return read / self.width - 1
 
     def notes(self) -> dict[str, Any]:
@@ -99,9 +104,9 @@ def make_plan(
     def candidates(count: int) -> Iterator[tuple[int, int]]:
         """Heights of a step with that many strips, the best first, and the bytes that each takes."""
         plan = plan_of(graph.stride, cut(count))
-        widths = {x1 - x0 for x0, x1 in map(plan.reads, range(count))}
-        parts = [graph] if count == 1 else strip_graphs(network, channels, graph, widths)
-        for rows_px in heights(graph, max(widths), step_px, sparse=blank_share is not None):
+        widest = max(x1 - x0 for _, (x0, x1) in plan.columns())
+        parts = [graph] if count == 1 else strip_graphs(network, channels, graph, plan.columns())
+        for rows_px in heights(graph, widest, step_px, sparse=blank_share is not None):
             yield (
                 rows_px,
                 max(
@@ -140,20 +145,6 @@ def low_graph(network: nn.Module, channels: int, size: Size) -> Graph:
     field = graph.receptive_field_px() or 0
     height = -(-(8 * STEP_PX // size.width + 8 * field + 4096) // graph.period) * graph.period
     return graph if size.height <= height else trace(network, channels, Size(height, size.width))
-
-
-def strip_graphs(network: nn.Module, channels: int, whole: Graph, widths: Iterable[int]) -> list[Graph]:
-    """The graphs of column strips. Raises NotStreamable where they are not parts of the whole's."""
-    found = [trace(network, channels, Size(whole.height, width)) for width in sorted(widths)]
-    for part in found:
-        # A padding or a crop that depends on the width would lie elsewhere in a strip.
-        if [_does(node) for node in part.nodes] != [_does(node) for node in whole.nodes]:
-            raise NotStreamable("for what it does depends on the width")
-    return found
-
-
-def _does(node: Node) -> object:
-    return node.name, node.inputs, node.operator and node.operator.reaches
 
 
 def whole_width(graph: Graph, rows_px: int) -> StreamPlan:

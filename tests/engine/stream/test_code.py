@@ -206,7 +206,7 @@ def test_a_plan_for_a_huge_slide_is_made_or_refused_soon(monkeypatch: pytest.Mon
     network = randomised(Written(EXACT["residual"]), 0)
     traced: list[Size] = []
     monkeypatch.setattr(
-        "axialcli.engine.stream.plan.trace",
+        "axialcli.engine.stream.strips.trace",
         lambda network, channels, size: (traced.append(size), trace(network, channels, size))[1],
     )
     with pytest.raises(LimitError, match="too little"):
