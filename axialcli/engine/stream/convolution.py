@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from axialcli.engine.stream.operators import Operator, Piece, parts
 from axialcli.engine.stream.reach import Reach
 from axialcli.engine.stream.values import Builder, NotStreamable, Value, channels_first, pair
-from axialcli.geometry import Box
+from axialcli.geometry import Box, Size
 
 Apply = Callable[[Tensor, tuple[int, int]], Tensor]
 """An operator over [B, C, H, W] with so much padding on both sides of the height and of the width."""
@@ -49,6 +49,14 @@ class Neighbourhood(Operator):
             )
         )
         self.apply, self.fill, self.padding = apply, fill, padding
+
+    def made(self, size: Size) -> Size:
+        """The size of what is made of an input of that size."""
+        height, width = (
+            (length + padding - reach.last - 1) // reach.step + 1
+            for length, padding, reach in zip(size, self.padding, self.reaches[0], strict=True)
+        )
+        return Size(height, width)
 
     def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
         x_BCHW = pieces[0].tensor
@@ -216,12 +224,7 @@ def conv2d(build: Builder, module: nn.Conv2d, x: Value) -> Value:
 def neighbourhood(build: Builder, x: Value, operator: Neighbourhood, channels: int | None = None) -> Value:
     """A node that slides a kernel over `x`; channels: of its output, None for those of `x`."""
     plane = channels_first(x)
-    height, width = (
-        (length + padding - reach.last - 1) // reach.step + 1
-        for length, padding, reach in zip(
-            (plane.height, plane.width), operator.padding, operator.reaches[0], strict=True
-        )
-    )
+    height, width = operator.made(Size(plane.height, plane.width))
     if height < 1 or width < 1:
         raise NotStreamable(f"leaves nothing of {plane.height} x {plane.width}")
     return build.add(operator, [x], plane.with_size(height, width, channels))

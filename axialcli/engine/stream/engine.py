@@ -31,7 +31,6 @@ from axialcli.engine.stream.less import with_less
 from axialcli.engine.stream.pixels import Pixels, Slab
 from axialcli.engine.stream.plan import make_plan, whole_width
 from axialcli.engine.stream.schedule import make_schedule
-from axialcli.engine.stream.shuffle_order import ordered_for_shuffles
 from axialcli.engine.stream.sparse import SparseFlow
 from axialcli.engine.stream.trace import trace
 from axialcli.engine.tiles import OVERLAY_BYTES, SPARE_BYTES
@@ -101,7 +100,7 @@ class StreamEngine:
         if graph.barriers:
             of_blocks = self._block_bytes_per_px() * view.size.width
             self._barrier = BarrierFlow(
-                ordered_for_shuffles(graph),
+                graph,
                 dtype=model.dtype,
                 device=model.device,
                 max_bytes=budget.free_bytes - of_blocks,
@@ -286,7 +285,6 @@ class StreamEngine:
         """The flow of a strip, and how what it hands out becomes pixels."""
         graph = trace(self.network, self._channels, Size(self.view.size.height, width))
         graph, late = put_off(graph)
-        graph = ordered_for_shuffles(graph)
         schedule = make_schedule(graph, self.plan.rows_px)
         dtype, device = self.model.dtype, self.model.device
         blank_BCHW = self._pixels.blank_pixel()

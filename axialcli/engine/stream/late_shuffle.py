@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from axialcli.backends import Model
@@ -24,9 +23,13 @@ WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class LateShuffle:
-    """How the rows that a flow hands out become pixels. factor: 1 where they are pixels already."""
+    """How the rows that a flow hands out become pixels.
+
+    factor: 1 where they are pixels already. together: as of a Shuffle.
+    """
 
     factor: int = 1
+    together: bool = False
 
     def positions(self, start: int, stop: int) -> slice:
         """The positions that the pixels [start, stop) lie in; start is a multiple of the factor."""
@@ -36,8 +39,11 @@ class LateShuffle:
         """The class of each pixel [H, W] of logits [1, K * S, H / factor, W / factor], float32."""
         if self.factor == 1:
             return model.decide_logits(logits)
-        factor, (_, channels, height, width) = self.factor, logits.shape
-        squares = logits.reshape(1, channels // factor**2, factor**2, height, width).movedim(2, -1)
+        factor, (height, width) = self.factor, logits.shape[2:]
+        if self.together:
+            squares = logits.reshape(1, factor**2, -1, height, width).permute(0, 2, 3, 4, 1)
+        else:
+            squares = logits.reshape(1, -1, factor**2, height, width).movedim(2, -1)
         labels_HWS = model.decide_logits(squares).contiguous()
         # The pixels of a square's row are moved as one number where there is one of that many bytes.
         word = WORDS.get(factor * labels_HWS.itemsize, labels_HWS.dtype)
@@ -46,7 +52,7 @@ class LateShuffle:
 
     def pixels(self, logits: Tensor) -> Tensor:
         """Logits [1, K * S, H / factor, W / factor] as those of pixels, [1, K, H, W]."""
-        return logits if self.factor == 1 else F.pixel_shuffle(logits, self.factor)
+        return logits if self.factor == 1 else Shuffle(self.factor, together=self.together).shuffled(logits)
 
 
 def put_off(graph: Graph) -> tuple[Graph, LateShuffle]:
@@ -67,4 +73,4 @@ def put_off(graph: Graph) -> tuple[Graph, LateShuffle]:
     read_by = sum(at in node.inputs for node in graph.nodes)
     if not isinstance(shuffle, Shuffle) or MASK_TILE % shuffle.factor or read_by > 1:
         return graph, LateShuffle()
-    return Graph(graph.nodes[:at], graph.nodes[at].inputs), LateShuffle(shuffle.factor)
+    return Graph(graph.nodes[:at], graph.nodes[at].inputs), LateShuffle(shuffle.factor, shuffle.together)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from axialcli.engine.stream.chains import Chain
 from axialcli.engine.stream.columns import column_bytes
 from axialcli.engine.stream.convolution import Neighbourhood
 from axialcli.engine.stream.graph import Graph, Node
@@ -189,7 +190,7 @@ def _kind(graph: Graph, node: Node, place: tuple[int, int]) -> object:
     operator = node.operator
     inner = type(getattr(operator, "module", None) or getattr(operator, "function", None))
     shapes = tuple(graph.nodes[source].plane.depth for source in node.inputs)
-    alone = place if isinstance(operator, Neighbourhood) else None
+    alone = place if isinstance(operator, (Neighbourhood, Chain)) else None
     return type(operator), inner, operator and operator.reaches, shapes, node.plane.depth, alone
 
 

@@ -59,12 +59,15 @@ class Shuffle(Operator):
 
     def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
         inside, r = pieces[0].box, self.factor
-        cells = self._cells(pieces[0].tensor)
-        batch, channels, height, _, width, _ = cells.shape
-        shape = (batch, height * r, width * r, channels)
-        out_BCHW = cells.permute(0, 2, 3, 4, 5, 1).reshape(shape).permute(0, 3, 1, 2)
         y, x = box.y0 - inside.y0 * r, box.x0 - inside.x0 * r
-        return out_BCHW[:, :, y : y + box.height, x : x + box.width]
+        return self.shuffled(pieces[0].tensor)[:, :, y : y + box.height, x : x + box.width]
+
+    def shuffled(self, x: Tensor) -> Tensor:
+        """[B, C, H * r, W * r] of [B, C * r * r, H, W]."""
+        if not self.together:
+            return F.pixel_shuffle(x, self.factor)
+        cells_BHRWRC = self._cells(x).permute(0, 2, 3, 4, 5, 1)
+        return cells_BHRWRC.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
     def run_into(self, pieces: Sequence[Piece], box: Box, out: Tensor) -> None:
         inside, r = pieces[0].box, self.factor

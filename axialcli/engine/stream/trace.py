@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from axialcli.engine.stream.chains import chained
 from axialcli.engine.stream.graph import Graph, Plane
 from axialcli.engine.stream.names import VIEWS, Names, works_in_place
 from axialcli.engine.stream.rules import FUNCTIONS, MODULES
+from axialcli.engine.stream.shuffle_order import ordered_for_shuffles
 from axialcli.engine.stream.values import Builder, NotStreamable, Value
 from axialcli.geometry import Size
 
@@ -101,7 +103,7 @@ def _finish(graph: Graph, made: Any) -> Graph:
     if not isinstance(made, Value):
         raise NotStreamable("the network gives back more than one picture")
     graph.outputs = (made.index,)
-    return _without_unused(graph)
+    return chained(ordered_for_shuffles(_without_unused(graph)))
 
 
 def _without_unused(graph: Graph) -> Graph:

@@ -74,17 +74,21 @@ def noise(height: int, width: int) -> np.ndarray:
     ],
     ids=["two", "three", "many", "sigmoid", "threshold"],
 )
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_squares_are_decided_as_their_pixels_are(
-    side: int, classes: int, output: OutputSpec, memory_format: torch.memory_format
+    side: int, classes: int, output: OutputSpec, together: bool, memory_format: torch.memory_format
 ) -> None:
     model = model_of(nn.Identity(), classes, output)
     logits = 1 if output.activation == "sigmoid" else classes
     generator = torch.Generator().manual_seed(side)
     given = torch.randn(1, logits * side**2, 7, 10, generator=generator).to(memory_format=memory_format)
-    late = LateShuffle(side)
+    late = LateShuffle(side, together)
 
     pixels_BKHW = F.pixel_shuffle(given, side)
+    if together:
+        given = given.view(logits, side**2, 7, 10).transpose(0, 1).reshape(given.shape)
+        given = given.contiguous(memory_format=memory_format)
     assert torch.equal(late.pixels(given), pixels_BKHW)
     expected_HW = model.decide(model.activate(pixels_BKHW)[0])
     found_HW = late.labels(model, given)
@@ -96,7 +100,7 @@ def test_a_shuffle_at_the_end_is_put_off() -> None:
     for crop, size in ((False, Size(96, 96)), (True, Size(95, 93))):
         whole = trace(EndsWithShuffle(2, 2, crop=crop).eval(), 3, size)
         graph, late = put_off(whole)
-        assert late == LateShuffle(2)
+        assert late == LateShuffle(2, together=True)
         assert len(graph.nodes) == len(whole.nodes) - 1 - crop
         assert graph.nodes[graph.outputs[0]].plane.shape == (1, 8, 48, -(-size.width // 2))
 

@@ -12,7 +12,6 @@ from axialcli.engine.stream.flow import Flow
 from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.resampling import Shuffle
 from axialcli.engine.stream.schedule import make_schedule
-from axialcli.engine.stream.shuffle_order import ordered_for_shuffles
 from axialcli.engine.stream.trace import trace
 from axialcli.geometry import Size
 from tests.engine.stream.networks import randomised
@@ -59,7 +58,7 @@ def kinds(graph: Graph) -> list[bool]:
 def test_the_stream_gives_the_networks_own_numbers(side: int, bias: bool, between: str, rows_px: int) -> None:
     network = randomised(Shuffled(side, bias=bias, between=between), side)
     image_BCHW = torch.randn(1, 4, 19, 23, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    graph = ordered_for_shuffles(trace(network, 4, Size(19, 23)))
+    graph = trace(network, 4, Size(19, 23))
     assert kinds(graph) == [True]
     with torch.inference_mode():
         torch.testing.assert_close(
@@ -71,17 +70,15 @@ def test_the_stream_gives_the_networks_own_numbers(side: int, bias: bool, betwee
 def test_others_stay_as_they_are(network: nn.Module) -> None:
     """Groups, a convolution that somebody else reads as well, and a shuffle of the picture itself."""
     graph = trace(randomised(network, 0), 4, Size(16, 16))
-    assert kinds(ordered_for_shuffles(graph)) == [False]
+    assert kinds(graph) == [False]
 
 
 def test_the_networks_own_weights_stay() -> None:
     network = randomised(Shuffled(2), 0)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     graph = trace(network, 4, Size(16, 16))
-    ordered = ordered_for_shuffles(graph)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-    first, again = (
-        next(node.operator for node in one.nodes if isinstance(node.operator, Convolution))
-        for one in (graph, ordered)
-    )
-    assert torch.equal(again.weight_OCHW, first.weight_OCHW[[c * 4 + s for s in range(4) for c in range(4)]])
+    made = next(node.operator for node in graph.nodes if isinstance(node.operator, Convolution))
+    order = [channel * 4 + pixel for pixel in range(4) for channel in range(4)]
+    assert torch.equal(made.weight_OCHW, before["make.weight"][order])
+    assert torch.equal(made.bias_O, before["make.bias"][order])
