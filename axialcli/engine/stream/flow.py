@@ -209,7 +209,11 @@ class Flow:
 
 
 def recomputed(graph: Graph, schedule: Schedule) -> set[int]:
-    """Nodes that are cheaper to make again from their input, which waits as long, than to keep."""
+    """Norms that are made again from their input, which waits as long, and not kept.
+
+    It costs less than its place in memory, unless steps are high: a buffer that holds two of them at most has
+    hardly more than what a step makes anyway.
+    """
     return {
         index
         for index, node in enumerate(graph.nodes)
@@ -218,6 +222,7 @@ def recomputed(graph: Graph, schedule: Schedule) -> set[int]:
         and schedule.waits(index)
         and schedule.waits(node.inputs[0])
         and bool((schedule.kept_NS[node.inputs[0]] <= schedule.kept_NS[index]).all())
+        and schedule.held_rows(index) > 2 * _at_once(schedule, index)
     }
 
 
@@ -238,11 +243,16 @@ def buffer_rows(graph: Graph, schedule: Schedule, index: int) -> int:
     room = schedule.held_rows(index)
     if in_a_ring(graph, index):
         return room
-    at_once = int((schedule.produced_NS[index, 1:] - schedule.produced_NS[index, :-1]).max(initial=1))
+    at_once = _at_once(schedule, index)
     if FEW * schedule.kept_rows(index) <= at_once:
         return room
     # Enough to move rows rarely; no more than the rows of a few steps, or memory would double.
     return room + min(room, 2 * at_once)
+
+
+def _at_once(schedule: Schedule, index: int) -> int:
+    """The most rows of a node that are made in a step."""
+    return int((schedule.produced_NS[index, 1:] - schedule.produced_NS[index, :-1]).max(initial=1))
 
 
 def _buffer(

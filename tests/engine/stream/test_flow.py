@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from axialcli.engine.stream.flow import Flow
+from axialcli.engine.stream.flow import Flow, recomputed
+from axialcli.engine.stream.pointwise import Norm
 from axialcli.engine.stream.schedule import make_schedule
 from axialcli.engine.stream.trace import trace
 from axialcli.geometry import Size
+from axialcli.nn.attention import AxialAttention
 from tests.engine.stream.networks import Mixture, Shuffles, UNet, randomised
 
 
@@ -162,3 +164,31 @@ def test_rows_of_padding_wait_for_the_first_row(rows: int) -> None:
     torch.testing.assert_close(
         streamed(network, image_BCHW, rows), whole(network, image_BCHW), rtol=0, atol=1e-12
     )
+
+
+class NormsLate(nn.Module):
+    """Tokens that are normed, and read again nine rows later, normed and as they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(3)
+        self.attend = AxialAttention(channels=3, heads=1, axis="height", span=19, positions="bias")
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        tokens_BHWC = image_BCHW.permute(0, 2, 3, 1)
+        tokens_BHWC = tokens_BHWC + self.attend(self.norm(tokens_BHWC))
+        return tokens_BHWC.permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9, 30])
+def test_norms_are_kept_where_steps_are_high_and_else_made_again(rows: int) -> None:
+    """Nine rows wait, and those of a step are made; the numbers are the network's own either way."""
+    network = randomised(NormsLate(), 0)
+    image_BCHW = picture(80, 20)
+    torch.testing.assert_close(
+        streamed(network, image_BCHW, rows), whole(network, image_BCHW), rtol=0, atol=1e-12
+    )
+    graph = trace(network, 3, Size(80, 20))
+    schedule = make_schedule(graph, rows)
+    norm = next(index for index, node in enumerate(graph.nodes) if isinstance(node.operator, Norm))
+    assert (norm in recomputed(graph, schedule)) == (schedule.held_rows(norm) > 2 * rows) == (rows < 9)
