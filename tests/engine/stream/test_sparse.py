@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from axialcli.engine.stream.chains import Chain
 from axialcli.engine.stream.schedule import make_schedule
 from axialcli.engine.stream.sparse import SparseFlow
 from axialcli.engine.stream.trace import trace
@@ -119,12 +120,42 @@ def test_a_picture_without_background_is_computed_everywhere() -> None:
     assert flow.skipped == 0
 
 
+class Chained(nn.Module):
+    """Convolutions right behind each other, halving and not, a shuffle, and again two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(
+            nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        )
+        self.deep = nn.Sequential(nn.Conv2d(6, 16, 3, padding=1), nn.ReLU(), nn.PixelShuffle(2))
+        self.head = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1))
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        made_BCHW = nn.functional.pixel_shuffle(self.head(self.deep(self.down(image_BCHW))), 2)
+        return made_BCHW[:, :, : image_BCHW.shape[2], : image_BCHW.shape[3]]
+
+
+def test_such_a_network_is_chained() -> None:
+    graph = trace(randomised(Chained(), 2), 3, Size(96, 90))
+    assert sum(isinstance(node.operator, Chain) for node in graph.nodes) == 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(height=st.integers(20, 200), width=st.integers(20, 600), rows=st.integers(1, 8), where=spots)
+def test_chains_skip_exactly(height: int, width: int, rows: int, where: list[tuple[float, float]]) -> None:
+    network = randomised(Chained(), 2)
+    image_BCHW, blank_HW = spotted(height, width, where)
+    found, _ = streamed(network, image_BCHW, blank_HW, rows)
+    torch.testing.assert_close(found, whole(network, image_BCHW), rtol=0, atol=1e-9)
+
+
 @settings(max_examples=15, deadline=None)
-@given(first_row=st.integers(0, 298), rows=st.integers(1, 6), where=spots)
+@given(first_row=st.integers(0, 298), rows=st.integers(1, 6), where=spots, chains=st.booleans())
 def test_a_late_start_makes_the_same_bits(
-    first_row: int, rows: int, where: list[tuple[float, float]]
+    first_row: int, rows: int, where: list[tuple[float, float]], chains: bool
 ) -> None:
-    network = randomised(UNet(depth=2), 2)
+    network = randomised(Chained() if chains else UNet(depth=2), 2)
     image_BCHW, blank_HW = spotted(299, 400, where)
     late, _ = streamed(network, image_BCHW, blank_HW, rows, first_row)
     everything, _ = streamed(network, image_BCHW, blank_HW, rows)
@@ -168,11 +199,16 @@ def test_a_late_start_computes_the_same_columns() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(first_row=st.integers(0, 290), rows=st.integers(1, 9), where=spots, shuffles=st.booleans())
+@given(
+    first_row=st.integers(0, 290),
+    rows=st.integers(1, 9),
+    where=spots,
+    kind=st.sampled_from([Shuffles, UNet, Chained]),
+)
 def test_columns_are_the_same_wherever_a_run_starts(
-    first_row: int, rows: int, where: list[tuple[float, float]], shuffles: bool
+    first_row: int, rows: int, where: list[tuple[float, float]], kind: type[nn.Module]
 ) -> None:
-    network = randomised(Shuffles() if shuffles else UNet(depth=2), 2)
+    network = randomised(kind(), 2)
     image_BCHW, blank_HW = spotted(300, 900, where)
     decided = []
     for first in (0, first_row):
