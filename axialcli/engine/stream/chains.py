@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from axialcli.engine.stream.convolution import Neighbourhood
-from axialcli.engine.stream.graph import Graph
+from axialcli.engine.stream.graph import Graph, Node
 from axialcli.engine.stream.operators import Axes, Operator, Piece
 from axialcli.engine.stream.pointwise import Relu
 from axialcli.engine.stream.reach import Reach
@@ -24,14 +24,18 @@ EDGE_PX = 4
 
 
 class Chain(Operator):
-    """Operators one after the other, of which each reads the one before and nothing else."""
+    """Operators one after the other, of which each reads the one before and nothing else.
+
+    nodes: those that it stands for; the last has its plane.
+    """
 
     fresh = True
     border = True
 
-    def __init__(self, links: Sequence[Operator]) -> None:
-        super().__init__(_through([link.reaches[0] for link in links]))
-        self.links = tuple(links)
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = tuple(nodes)
+        self.links = tuple(node.operator for node in nodes if node.operator)
+        super().__init__(_through([link.reaches[0] for link in self.links]))
 
     def run(self, pieces: Sequence[Piece], box: Box) -> Tensor:
         (piece,) = pieces
@@ -99,7 +103,7 @@ def chained(graph: Graph) -> Graph:
         operator, inputs = node.operator, node.inputs
         if index in chains:
             parts = [graph.nodes[link] for link in chains[index]]
-            operator = Chain([part.operator for part in parts if part.operator])
+            operator = Chain(parts)
             inputs = parts[0].inputs
         place[index] = made.add(node.name, operator, [place[source] for source in inputs], node.plane)
     made.outputs = tuple(place[index] for index in graph.outputs)
@@ -119,8 +123,10 @@ def _links(graph: Graph, readers: list[list[tuple[int, int]]], index: int) -> li
             return []
         links.insert(0, source)
         if isinstance(node.operator, Neighbourhood):
-            rows = last.reaches[0][0]
+            rows, columns = last.reaches[0]
             edge = rows.last - rows.first + 1 - rows.step
-            return links if 0 < edge <= EDGE_PX * node.rate else []
+            # An output that lies in the padding alone asks for nothing of what is in between.
+            reads = min(rows.last, columns.last) >= 0
+            return links if reads and 0 < edge <= EDGE_PX * node.rate else []
         if not isinstance(node.operator, Relu):
             return []

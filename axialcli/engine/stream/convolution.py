@@ -93,7 +93,8 @@ class Convolution(Neighbourhood):
     ) -> None:
         kernel = (weight_OCHW.shape[2], weight_OCHW.shape[3])
         super().__init__(self._convolve, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
-        self.weight_OCHW, self.bias_O = weight_OCHW.detach(), bias_O
+        self.weight_OCHW = weight_OCHW.detach()
+        self.bias_O = None if bias_O is None else bias_O.detach()
         self.stride, self.dilation, self.groups = stride, dilation, groups
         if self._is_narrow():
             self._of_both = _of_both(self.weight_OCHW), None if bias_O is None else bias_O.detach().repeat(2)
@@ -145,7 +146,8 @@ class Convolution(Neighbourhood):
 def _of_both(weight_OCHW: Tensor) -> Tensor:
     """Weights of a kernel one column wider, for the channels of a position and for those of the next one.
 
-    What is multiplied by zero for that is less than what a vector half empty does for nothing.
+    What is multiplied by zero for that is less than what a vector half empty does for nothing. Zero times
+    infinity is no number: one that is not finite is felt a column farther than by the convolution itself.
     """
     first_OCHW = F.pad(weight_OCHW, (0, 1))
     both_OCHW = torch.cat((first_OCHW, first_OCHW.roll(1, -1)))

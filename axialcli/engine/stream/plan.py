@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from axialcli.config import MASK_TILE
+from axialcli.engine.stream.chains import Chain
 from axialcli.engine.stream.flow import buffer_rows, recomputed
-from axialcli.engine.stream.graph import Graph
+from axialcli.engine.stream.graph import Graph, Node
 from axialcli.engine.stream.heights import STEP_PX, heights, pixels_of_a_step
 from axialcli.engine.stream.schedule import make_schedule
 from axialcli.engine.stream.strips import strip_graphs
@@ -177,14 +178,16 @@ def state_bytes(graph: Graph, rows_px: int, bytes_per_number: int) -> int:
 
 def _work_bytes(graph: Graph, rows_px: int, bytes_per_number: int) -> int:
     """Memory of the tensors of one step: an operator's inputs, its output, and what it needs in between."""
-    per_node = [
-        math.ceil(rows_px * node.rate) * node.plane.width * node.plane.depth * bytes_per_number
-        for node in graph.nodes
-    ]
-    alive = [
-        per_node[index] + 2 * sum(per_node[source] for source in node.inputs)
-        for index, node in enumerate(graph.nodes)
-    ]
+
+    def of(node: Node) -> int:
+        return math.ceil(rows_px * node.rate) * node.plane.width * node.plane.depth * bytes_per_number
+
+    alive = [0]
+    for node in graph.nodes:
+        given = sum(of(graph.nodes[source]) for source in node.inputs)
+        for link in node.operator.nodes if isinstance(node.operator, Chain) else [node]:
+            alive.append(of(link) + 2 * given)
+            given = of(link)
     # Convolutions take as much again inside, and what the allocator keeps for itself stays resident.
     return 3 * max(alive)
 

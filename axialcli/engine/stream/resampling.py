@@ -51,8 +51,6 @@ class Shuffle(Operator):
     can be moved in one piece; by default it is channels that have their pixels one after the other.
     """
 
-    fresh = True
-
     def __init__(self, factor: int, *, together: bool = False) -> None:
         super().__init__((Reach(per=factor), Reach(per=factor)))
         self.factor, self.together = factor, together

@@ -22,7 +22,8 @@ from axialcli.engine.stream.resampling import Shuffle
 def ordered_for_shuffles(graph: Graph) -> Graph:
     """The graph with other convolutions and shuffles where that is possible; its output is the same."""
     nodes = list(graph.nodes)
-    read_once = [len(readers) == 1 for readers in graph.consumers()]
+    readers = graph.consumers()
+    read_once = [len(found) == 1 and at not in graph.outputs for at, found in enumerate(readers)]
     for index, node in enumerate(nodes):
         shuffle = node.operator
         if not isinstance(shuffle, Shuffle) or shuffle.together:

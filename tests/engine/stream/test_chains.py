@@ -16,6 +16,7 @@ from axialcli.engine.stream.chains import Chain
 from axialcli.engine.stream.flow import Flow
 from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.operators import Piece
+from axialcli.engine.stream.plan import stream_bytes
 from axialcli.engine.stream.schedule import make_schedule
 from axialcli.geometry import Box, Size
 from tests.engine.stream.networks import UNet, randomised
@@ -107,6 +108,28 @@ def test_every_box_and_every_stream_is_that_of_the_network(
             )
             inside = whole[:, :, box.y0 : box.y1, box.x0 : box.x1]
             torch.testing.assert_close(chain.run([piece], box), inside, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("second", [(2, 1, 2, 1), (3, 1, 3, 1), (1, 1, 1, 1), (3, 2, 2, 1), (3, 1, 4, 2)])
+def test_outputs_that_lie_in_the_padding_alone(second: Layer) -> None:
+    """Of what is in between they ask for nothing: such pairs stay apart where there are any."""
+    network = randomised(Pair((3, 1, 1, 1), second, 1, False), 1)
+    image_BCHW = noise(20, 20)
+    graph = traced(network, 3, Size(20, 20))
+    kernel, _, padding, dilation = second
+    assert len(chains(graph)) == (padding <= dilation * (kernel - 1))
+    with torch.inference_mode():
+        for rows_px in (1, 2, 8):
+            found = streamed(graph, image_BCHW, rows_px * graph.stride)
+            torch.testing.assert_close(found, network(image_BCHW), rtol=0, atol=1e-10)
+
+
+def test_the_memory_of_what_is_in_between_is_planned() -> None:
+    """256 channels that no node hands out."""
+    network = nn.Sequential(nn.Conv2d(3, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 2, 3, padding=1))
+    graph = traced(randomised(network, 0), 3, Size(640, 512))
+    assert len(chains(graph)) == 1
+    assert stream_bytes(graph, 64, 4) > 64 * 512 * 256 * 4
 
 
 SAME = (3, 1, 1, 1)

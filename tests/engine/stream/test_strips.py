@@ -127,6 +127,37 @@ def test_what_is_padded_on_the_right_is_cut_or_refused(width: int, multiple: int
         check(network, Size(40, width), [0, 512, 1024])
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        lambda conv, x: conv(F.pad(x, (0, -x.shape[-1] % 4), value=1.0))[..., : x.shape[-1]],
+        lambda conv, x: conv(
+            torch.sigmoid(F.max_pool2d(F.pad(x, (0, -x.shape[-1] % 4)), 3, 1, 1)[..., : x.shape[-1]])
+        ),
+    ],
+    ids=["ones", "zeros under a maximum"],
+)
+def test_padding_that_not_every_strip_has_is_refused(code: Any) -> None:
+    """Of 1027 columns one is padded, of the 516 from 511 on none: beyond them lies what the operator pads."""
+
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return code(self.conv, x)  # type: ignore[no-any-return]
+
+    network = randomised(Written(), 0)
+    graph = trace(network, 3, Size(40, 1027))
+    with pytest.raises(NotStreamable, match="depends on the width"):
+        strip_graphs(network, 3, graph, [((0, 512), (0, 520)), ((512, 1027), (511, 1027))])
+    # A strip that ends inside the picture does not feel it, and one that leaves the same to pad has it too.
+    parts = [((0, 512), (0, 520)), ((512, 1027), (504, 1027))]
+    assert (1027 - 504) % 4 == 1027 % 4
+    assert len(strip_graphs(network, 3, graph, parts)) == 2
+
+
 def test_what_ends_elsewhere_in_a_strip_is_refused() -> None:
     network = randomised(CutAtTheEnd(), 0)
     graph = trace(network, 3, Size(64, 1024))
