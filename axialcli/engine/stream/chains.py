@@ -14,10 +14,10 @@ from torch import Tensor
 
 from axialcli.engine.stream.convolution import Neighbourhood
 from axialcli.engine.stream.graph import Graph, Node
-from axialcli.engine.stream.operators import Axes, Operator, Piece
+from axialcli.engine.stream.operators import Axes, Operator, Piece, clipped
 from axialcli.engine.stream.pointwise import Relu
 from axialcli.engine.stream.reach import Reach
-from axialcli.geometry import Box, Size
+from axialcli.geometry import Box
 
 EDGE_PX = 4
 """Rows of pixels that a chain may make anew in every step, which is seldom lower than four times as many."""
@@ -44,7 +44,7 @@ class Chain(Operator):
             sizes.append(link.made(sizes[-1]) if isinstance(link, Neighbourhood) else sizes[-1])
         boxes = [box]
         for link, size in zip(reversed(self.links), reversed(sizes[:-1]), strict=True):
-            boxes.append(_clipped(link.reaches[0], boxes[-1], size))
+            boxes.append(clipped(link.reaches[0], boxes[-1], size))
         boxes.reverse()
         piece = replace(piece, tensor=_part(piece, boxes[0]), box=boxes[0])
         for link, made, size in zip(self.links, boxes[1:], sizes[1:], strict=True):
@@ -55,15 +55,6 @@ class Chain(Operator):
 def _part(piece: Piece, box: Box) -> Tensor:
     y, x = box.y0 - piece.box.y0, box.x0 - piece.box.x0
     return piece.tensor[:, :, y : y + box.height, x : x + box.width]
-
-
-def _clipped(reaches: Axes, box: Box, size: Size) -> Box:
-    """What of an input an operator needs for a box of its output."""
-    (y0, y1), (x0, x1) = (
-        reach.clipped(start, stop, length)
-        for reach, start, stop, length in zip(reaches, (box.y0, box.x0), (box.y1, box.x1), size, strict=True)
-    )
-    return Box(y0, x0, y1, x1)
 
 
 def _through(reaches: Sequence[Axes]) -> Axes:
@@ -83,31 +74,17 @@ def _through(reaches: Sequence[Axes]) -> Axes:
 
 def chained(graph: Graph) -> Graph:
     """The graph with pairs of neighbourhoods as one operator where their edge is at most EDGE_PX high."""
-    chains: dict[int, list[int]] = {}
-    inside: set[int] = set()
+    nodes = list(graph.nodes)
     readers = graph.consumers()
+    ends: set[int] = set()
     for index in range(len(graph.nodes)):
         links = _links(graph, readers, index)
         # One neighbourhood is part of one chain: edges of edges would grow.
-        if links and links[0] not in chains:
-            chains[index] = links
-            inside.update(links[:-1])
-    made = Graph()
-    place: dict[int, int] = {}
-    for index, node in enumerate(graph.nodes):
-        if index in inside:
-            continue
-        if node.operator is None:
-            place[index] = made.add_source(node.name, node.plane, node.rate, node.column_rate)
-            continue
-        operator, inputs = node.operator, node.inputs
-        if index in chains:
-            parts = [graph.nodes[link] for link in chains[index]]
-            operator = Chain(parts)
-            inputs = parts[0].inputs
-        place[index] = made.add(node.name, operator, [place[source] for source in inputs], node.plane)
-    made.outputs = tuple(place[index] for index in graph.outputs)
-    return made
+        if links and links[0] not in ends:
+            parts = [graph.nodes[link] for link in links]
+            nodes[index] = replace(nodes[index], operator=Chain(parts), inputs=parts[0].inputs)
+            ends.add(index)
+    return Graph(nodes, graph.outputs).without_unused()
 
 
 def _links(graph: Graph, readers: list[list[tuple[int, int]]], index: int) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from axialcli.engine.stream.buffers import LineBuffer, RingBuffer
 from axialcli.engine.stream.graph import Graph
-from axialcli.engine.stream.operators import Operator, Piece
+from axialcli.engine.stream.operators import Operator, Piece, clipped
 from axialcli.engine.stream.pointwise import Norm
 from axialcli.engine.stream.reach import Reach
 from axialcli.engine.stream.schedule import Schedule
@@ -167,10 +167,9 @@ class Flow:
 
     def _piece(self, source: int, reaches: tuple[Reach, Reach], box: Box) -> Piece:
         plane = self.graph.nodes[source].plane
-        rows = reaches[0].clipped(box.y0, box.y1, plane.height)
-        columns = reaches[1].clipped(box.x0, box.x1, plane.width)
-        inside = Box(rows[0], columns[0], rows[1], columns[1])
         size = Size(plane.height, plane.width)
+        inside = clipped(reaches, box, size)
+        rows, columns = (inside.y0, inside.y1), (inside.x0, inside.x1)
         buffer = self._buffers.get(source)
         if isinstance(buffer, RingBuffer):
             return Piece(self._ring(source, buffer, columns), inside, size, rows=buffer.numbers)

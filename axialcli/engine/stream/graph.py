@@ -105,6 +105,23 @@ class Graph:
                 found[source].append((index, number))
         return found
 
+    def without_unused(self) -> Graph:
+        """The same graph without nodes that the outputs do not need."""
+        used = set(self.outputs)
+        for index in range(len(self.nodes) - 1, -1, -1):
+            if index in used:
+                used.update(self.nodes[index].inputs)
+        order = sorted(used)
+        place = {old: new for new, old in enumerate(order)}
+        kept = Graph(outputs=tuple(place[old] for old in self.outputs))
+        for old in order:
+            node = self.nodes[old]
+            if node.operator is None:
+                kept.add_source(node.name, node.plane, node.rate, node.column_rate)
+            else:
+                kept.add(node.name, node.operator, [place[source] for source in node.inputs], node.plane)
+        return kept
+
     @property
     def stride(self) -> int:
         """Pixels after which the network's grids repeat: the least common multiple of all strides."""

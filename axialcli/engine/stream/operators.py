@@ -55,6 +55,13 @@ class Operator(ABC):
         out.copy_(self.run(pieces, box))
 
 
+def clipped(reaches: Axes, box: Box, size: Size) -> Box:
+    """What of an input of that size an operator needs for a box of its output; at least one position."""
+    y0, y1 = reaches[0].clipped(box.y0, box.y1, size.height)
+    x0, x1 = reaches[1].clipped(box.x0, box.x1, size.width)
+    return Box(y0, x0, y1, x1)
+
+
 def parts(reach: Reach, start: int, stop: int, length: int) -> tuple[int, int, int]:
     """What the outputs [start, stop) ask for: inputs before the picture, inside it, and behind it."""
     low, high = reach.needs(start, stop)

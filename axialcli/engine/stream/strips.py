@@ -37,9 +37,7 @@ def strip_graphs(
         part = found.get(right - left)
         if part is None:
             part = found[right - left] = trace(network, channels, Size(whole.height, right - left))
-            if _steps(part) != steps:
-                raise NotStreamable("for what it does depends on the width")
-        if _read(part, x0, x1, left) != _read(whole, x0, x1, 0):
+        if _steps(part) != steps or _read(part, x0, x1, left) != _read(whole, x0, x1, 0):
             raise NotStreamable("for what it does depends on the width")
     return list(found.values())
 
@@ -75,9 +73,8 @@ def _steps(graph: Graph) -> list[object]:
 def _read(graph: Graph, x0: int, x1: int, left: int) -> dict[object, object]:
     """The columns of each node that decide the pixels [x0, x1) of the picture.
 
-    Of a node that only cuts: how many of these columns it pads, and with what.
-
-    left: where in the picture the graph's columns begin. The answer counts from the picture's edge.
+    left: where in the picture the graph's columns begin; the answer counts from the picture's edge. Of a node
+    that only cuts it says how many of these columns are padded, and with what.
     """
     places = _places(graph)
     needed: dict[int, Columns] = {}

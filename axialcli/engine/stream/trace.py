@@ -103,25 +103,7 @@ def _finish(graph: Graph, made: Any) -> Graph:
     if not isinstance(made, Value):
         raise NotStreamable("the network gives back more than one picture")
     graph.outputs = (made.index,)
-    return chained(ordered_for_shuffles(_without_unused(graph)))
-
-
-def _without_unused(graph: Graph) -> Graph:
-    """The same graph without nodes that the output does not need."""
-    used = set(graph.outputs)
-    for index in range(len(graph.nodes) - 1, -1, -1):
-        if index in used:
-            used.update(graph.nodes[index].inputs)
-    order = sorted(used)
-    place = {old: new for new, old in enumerate(order)}
-    kept = Graph(outputs=tuple(place[old] for old in graph.outputs))
-    for old in order:
-        node = graph.nodes[old]
-        if node.operator is None:
-            kept.add_source(node.name, node.plane, node.rate, node.column_rate)
-        else:
-            kept.add(node.name, node.operator, [place[source] for source in node.inputs], node.plane)
-    return kept
+    return chained(ordered_for_shuffles(graph.without_unused()))
 
 
 def _attribute(network: nn.Module, path: str) -> Tensor:

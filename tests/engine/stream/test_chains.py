@@ -15,11 +15,12 @@ from axialcli.engine.stream import trace as traced
 from axialcli.engine.stream.chains import Chain
 from axialcli.engine.stream.flow import Flow
 from axialcli.engine.stream.graph import Graph
-from axialcli.engine.stream.operators import Piece
+from axialcli.engine.stream.operators import Piece, clipped
 from axialcli.engine.stream.plan import stream_bytes
 from axialcli.engine.stream.schedule import make_schedule
 from axialcli.geometry import Box, Size
 from tests.engine.stream.networks import UNet, randomised
+from tests.engine.stream.test_flow import picture, streamed
 
 Layer = tuple[int, int, int, int]
 """Kernel, stride, padding, dilation."""
@@ -51,29 +52,13 @@ def chains(graph: Graph) -> list[Chain]:
     return [node.operator for node in graph.nodes if isinstance(node.operator, Chain)]
 
 
-def noise(height: int, width: int) -> Tensor:
-    return torch.randn(1, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-def streamed(graph: Graph, image_BCHW: Tensor, rows_px: int) -> Tensor:
-    schedule = make_schedule(graph, rows_px)
-    flow = Flow(graph, schedule, dtype=image_BCHW.dtype, device=image_BCHW.device)
-    flow.begin()
-    found = []
-    for step in range(schedule.steps):
-        start, stop = flow.wanted(0, step)
-        made = flow.run(step, {0: image_BCHW[:, :, start:stop]} if stop > start else {})
-        found += [rows.clone() for _, rows in made.values()]
-    return torch.cat(found, 2)
-
-
 @settings(max_examples=80, deadline=None)
 @given(
     first=layers,
     second=layers,
     relus=st.integers(0, 2),
     pools=st.booleans(),
-    size=st.tuples(st.integers(20, 33), st.integers(20, 33)),
+    size=st.tuples(st.integers(33, 46), st.integers(33, 46)),
     steps=st.integers(1, 4),
     data=st.data(),
 )
@@ -87,25 +72,18 @@ def test_every_box_and_every_stream_is_that_of_the_network(
     data: st.DataObject,
 ) -> None:
     network = randomised(Pair(first, second, relus, pools), 1)
-    image_BCHW = noise(*size)
+    image_BCHW = picture(*size)
     with torch.inference_mode():
         whole = network(image_BCHW)
         graph = traced(network, 3, Size(*size))
-        torch.testing.assert_close(
-            streamed(graph, image_BCHW, steps * graph.stride), whole, rtol=0, atol=1e-10
-        )
+        torch.testing.assert_close(streamed(network, image_BCHW, steps), whole, rtol=0, atol=1e-10)
         for chain in chains(graph):
             height, width = whole.shape[2:]
             y0, x0 = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
             box = Box(y0, x0, data.draw(st.integers(y0 + 1, height)), data.draw(st.integers(x0 + 1, width)))
-            rows, columns = chain.reaches[0]
-            (top, bottom), (left, right) = (
-                rows.clipped(box.y0, box.y1, size[0]),
-                columns.clipped(box.x0, box.x1, size[1]),
-            )
-            piece = Piece(
-                image_BCHW[:, :, top:bottom, left:right], Box(top, left, bottom, right), Size(*size)
-            )
+            read = clipped(chain.reaches[0], box, Size(*size))
+            tensor = image_BCHW[:, :, read.y0 : read.y1, read.x0 : read.x1]
+            piece = Piece(tensor, read, Size(*size))
             inside = whole[:, :, box.y0 : box.y1, box.x0 : box.x1]
             torch.testing.assert_close(chain.run([piece], box), inside, rtol=0, atol=1e-10)
 
@@ -114,13 +92,13 @@ def test_every_box_and_every_stream_is_that_of_the_network(
 def test_outputs_that_lie_in_the_padding_alone(second: Layer) -> None:
     """Of what is in between they ask for nothing: such pairs stay apart where there are any."""
     network = randomised(Pair((3, 1, 1, 1), second, 1, False), 1)
-    image_BCHW = noise(20, 20)
+    image_BCHW = picture(20, 20)
     graph = traced(network, 3, Size(20, 20))
     kernel, _, padding, dilation = second
     assert len(chains(graph)) == (padding <= dilation * (kernel - 1))
     with torch.inference_mode():
         for rows_px in (1, 2, 8):
-            found = streamed(graph, image_BCHW, rows_px * graph.stride)
+            found = streamed(network, image_BCHW, rows_px)
             torch.testing.assert_close(found, network(image_BCHW), rtol=0, atol=1e-10)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from axialcli.engine.stream import convolution
 from axialcli.engine.stream.convolution import Convolution
-from axialcli.engine.stream.operators import Piece
+from axialcli.engine.stream.operators import Piece, clipped
 from axialcli.geometry import Box, Size
 
 
@@ -62,13 +62,7 @@ def test_every_box_is_that_of_the_whole(
     height, width = whole.shape[2:]
     y0, x0 = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     box = Box(y0, x0, data.draw(st.integers(y0 + 1, height)), data.draw(st.integers(x0 + 1, width)))
-    rows, columns = made.reaches[0]
-    inside = Box(
-        rows.clipped(box.y0, box.y1, size[0])[0],
-        columns.clipped(box.x0, box.x1, size[1])[0],
-        rows.clipped(box.y0, box.y1, size[0])[1],
-        columns.clipped(box.x0, box.x1, size[1])[1],
-    )
+    inside = clipped(made.reaches[0], box, Size(*size))
     piece = Piece(x_BCHW[:, :, inside.y0 : inside.y1, inside.x0 : inside.x1], inside, Size(*size))
     found = made.run([piece], box)
     torch.testing.assert_close(found, whole[:, :, box.y0 : box.y1, box.x0 : box.x1], rtol=0, atol=1e-12)

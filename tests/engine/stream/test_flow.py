@@ -27,7 +27,7 @@ def picture(height: int, width: int, dtype: torch.dtype = torch.float64, seed: i
 def streamed(network: nn.Module, image_BCHW: Tensor, rows_px: int, first_row: int = 0) -> Tensor:
     """The network's answer from `first_row` on, row chunk by row chunk."""
     size = Size(*image_BCHW.shape[2:])
-    graph = trace(network, 3, size)
+    graph = trace(network, image_BCHW.shape[1], size)
     schedule = make_schedule(graph, rows_px * graph.stride)
     flow = Flow(graph, schedule, dtype=image_BCHW.dtype, device=torch.device("cpu"))
     rows: list[Tensor] = []

@@ -8,13 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialcli.engine.stream.convolution import Convolution
-from axialcli.engine.stream.flow import Flow
 from axialcli.engine.stream.graph import Graph
 from axialcli.engine.stream.resampling import Shuffle
-from axialcli.engine.stream.schedule import make_schedule
 from axialcli.engine.stream.trace import trace
 from axialcli.geometry import Size
 from tests.engine.stream.networks import randomised
+from tests.engine.stream.test_flow import streamed
 
 
 class Shuffled(nn.Module):
@@ -35,18 +34,6 @@ class Shuffled(nn.Module):
         return self.last(F.pixel_shuffle(made, self.side))  # type: ignore[no-any-return]
 
 
-def streamed(graph: Graph, image_BCHW: Tensor, rows_px: int) -> Tensor:
-    schedule = make_schedule(graph, rows_px)
-    flow = Flow(graph, schedule, dtype=image_BCHW.dtype, device=image_BCHW.device)
-    flow.begin()
-    found = []
-    for step in range(schedule.steps):
-        start, stop = flow.wanted(0, step)
-        made = flow.run(step, {0: image_BCHW[:, :, start:stop]} if stop > start else {})
-        found += [rows.clone() for _, rows in made.values()]
-    return torch.cat(found, 2)
-
-
 def kinds(graph: Graph) -> list[bool]:
     return [node.operator.together for node in graph.nodes if isinstance(node.operator, Shuffle)]
 
@@ -62,7 +49,7 @@ def test_the_stream_gives_the_networks_own_numbers(side: int, bias: bool, betwee
     assert kinds(graph) == [True]
     with torch.inference_mode():
         torch.testing.assert_close(
-            streamed(graph, image_BCHW, rows_px), network(image_BCHW), rtol=0, atol=1e-12
+            streamed(network, image_BCHW, rows_px), network(image_BCHW), rtol=0, atol=1e-12
         )
 
 
