@@ -58,12 +58,12 @@ def kernel() -> str:
 def runs(q: Tensor, kv: Tensor, bias_AS: Tensor | None = None) -> bool:
     """Whether the kernel takes these: its dtypes, on a processor, channels together, no gradient wanted."""
     return (
-        kernel() != "torch"
+        eager(q, kv, bias_AS)
+        and kernel() != "torch"
         and q.dtype == kv.dtype
         and q.dtype in DTYPES
         and q.device.type == "cpu"
         and q.stride(-1) == kv.stride(-1) == 1
-        and eager(q, kv, bias_AS)
     )
 
 

@@ -53,10 +53,10 @@ def _numbers(x: Tensor, weight_OC: Tensor) -> int:
 
 def _at_once(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None) -> bool:
     return (
-        x.device.type == "cpu"
+        eager(x, weight_OC, bias_O)
+        and x.device.type == "cpu"
         and x.dtype == weight_OC.dtype
         and x.dtype in _dtypes()
-        and eager(x, weight_OC, bias_O)
     )
 
 
