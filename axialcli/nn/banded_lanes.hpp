@@ -109,6 +109,32 @@ INLINE void NAME(fetch)(const NUMBER *const lines[LANES], int64_t offset, int64_
             __builtin_prefetch(lines[lane] + offset + c, 0, 2);
 }
 
+/* Keys and values of the next head, asked for from memory little by little while there is something to compute: who
+ * gathers them would only wait. key, lane: the first that was not asked for yet; at_once: lanes in one turn. */
+typedef struct {
+    const NUMBER *const *k_lines, *const *v_lines;
+    const Band *band;
+    int64_t head, key, high, at_once;
+    int lane;
+} NAME(Coming);
+
+INLINE void NAME(ask)(NAME(Coming) *coming)
+{
+    const Band *const band = coming->band;
+    for (int64_t i = 0; i < coming->at_once && coming->key < coming->high; i++) {
+        const int64_t slot = band->slots ? band->slots[coming->key] : coming->key;
+        const int64_t offset = slot * band->of_k.along + coming->head * band->of_k.head;
+        for (int64_t c = 0; c < band->channels; c += CACHE_LINE / (int64_t)sizeof(NUMBER)) {
+            __builtin_prefetch(coming->k_lines[coming->lane] + offset + c, 0, 2);
+            __builtin_prefetch(coming->v_lines[coming->lane] + offset + c, 0, 2);
+        }
+        if (++coming->lane == LANES) {
+            coming->lane = 0;
+            coming->key++;
+        }
+    }
+}
+
 /* The channels of one position of LANES lines, times `scale`, into [channel][lane]. */
 INLINE void NAME(gather)(VECTOR *to, const NUMBER *const lines[LANES], int64_t offset, int64_t channels, float scale)
 {
@@ -149,9 +175,11 @@ INLINE void NAME(scatter)(NUMBER *const lines[LANES], int64_t offset, const VECT
 }
 
 /* Scores of QUERIES queries and `keys` keys (rounded up to KEYS), into scores[query][key], `room` keys apart. */
-INLINE void NAME(score)(VECTOR *scores, int64_t room, const VECTOR *q, const VECTOR *k, int64_t keys, int64_t channels)
+INLINE void NAME(score)(VECTOR *scores, int64_t room, const VECTOR *q, const VECTOR *k, int64_t keys, int64_t channels,
+                        NAME(Coming) *coming)
 {
     for (int64_t key = 0; key < keys; key += KEYS) {
+        NAME(ask)(coming);
         VECTOR sum[QUERIES][KEYS];
         memset(sum, 0, sizeof sum);
         for (int64_t c = 0; c < channels; c++) {
@@ -200,10 +228,11 @@ INLINE VECTOR NAME(weigh)(VECTOR *scores, int64_t first, int64_t last, int64_t k
 
 /* Values weighed for QUERIES queries at once, into out[query][channel]. */
 INLINE void NAME(mix)(VECTOR *out, const VECTOR *weights, int64_t room, const VECTOR *v, int64_t keys,
-                      int64_t channels, const VECTOR *inverse)
+                      int64_t channels, const VECTOR *inverse, NAME(Coming) *coming)
 {
     int64_t c = 0;
     for (; c + CHANNELS <= channels; c += CHANNELS) {
+        NAME(ask)(coming);
         VECTOR sum[QUERIES][CHANNELS];
         memset(sum, 0, sizeof sum);
         for (int64_t j = 0; j < keys; j++) {
@@ -284,6 +313,10 @@ static TARGET void NAME(parts)(const Band *band, void *buffers, int64_t first, i
                 NAME(gather)(k + (key - low) * channels, k_lines, offset, channels, 1.0f);
                 NAME(gather)(v + (key - low) * channels, v_lines, offset, channels, 1.0f);
             }
+            const int64_t turns = (stop - start + QUERIES - 1) / QUERIES
+                * (smaller(band->span, high - low) / KEYS + channels / CHANNELS);
+            NAME(Coming) coming = {k_lines, v_lines, band, head + 1, low, head + 1 < band->heads ? high : low,
+                                   (high - low) * LANES / larger(turns, 1) + 1, 0};
             for (int64_t query = start; query < stop; query += QUERIES) {
                 const int some = (int)smaller(QUERIES, stop - query);
                 const int64_t from = larger(0, query + band->ahead - radius);
@@ -292,10 +325,12 @@ static TARGET void NAME(parts)(const Band *band, void *buffers, int64_t first, i
                 for (int i = 0; i < some; i++)
                     NAME(gather)(q + i * channels, q_lines,
                                  (query + i) * band->of_q.along + head * band->of_q.head, channels, scale);
+                for (int64_t i = query + QUERIES; i < smaller(query + 2 * QUERIES, stop); i++)
+                    NAME(fetch)(q_lines, i * band->of_q.along + head * band->of_q.head, channels);
                 for (int i = 0; i < some; i++)
                     NAME(fetch)((const NUMBER *const *)out_lines,
                                 (query + i) * band->of_out.along + head * band->of_out.head, channels);
-                NAME(score)(scores, room, q, k + (from - low) * channels, to - from, channels);
+                NAME(score)(scores, room, q, k + (from - low) * channels, to - from, channels, &coming);
                 for (int i = 0; i < QUERIES; i++) {
                     const int64_t own = query + (i < some ? i : some - 1) + band->ahead;
                     const int64_t begin = larger(0, own - radius);
@@ -303,7 +338,7 @@ static TARGET void NAME(parts)(const Band *band, void *buffers, int64_t first, i
                     inverse[i] = NAME(weigh)(scores + i * room, begin - from, end - from, to - from,
                                              bias ? bias + (begin - own + radius) : NULL);
                 }
-                NAME(mix)(out, scores, room, v + (from - low) * channels, to - from, channels, inverse);
+                NAME(mix)(out, scores, room, v + (from - low) * channels, to - from, channels, inverse, &coming);
                 for (int i = 0; i < some; i++)
                     NAME(scatter)(out_lines, (query + i) * band->of_out.along + head * band->of_out.head,
                                   out + i * channels, channels, here);
