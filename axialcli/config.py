@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from axialcli.errors import UsageError
 
-Backend = Literal["auto", "torch", "compiled", "onnx", "tensorrt"]
+Backend = Literal["auto", "torch", "onnx", "tensorrt"]
 Blend = Literal["gaussian", "linear", "mean", "crop"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

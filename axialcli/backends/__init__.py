@@ -31,10 +31,10 @@ def load_model(
 ) -> Model:
     """A model of the zoo by its name, or a model file by its path, ready to predict.
 
-    A path may also be the folder of a model of WSInfer. backend: auto, torch, compiled (by torch.compile, for
-    tiles), onnx (what runs .onnx files) or tensorrt. device: auto takes cuda, then mps, then cpu. dtype: auto
-    is float32; .onnx files compute in the one that they were made for. hints: what an .onnx file or a
-    checkpoint from elsewhere does not say itself. trust: run the code that a TorchScript file carries.
+    A path may also be the folder of a model of WSInfer. backend: auto, torch, onnx (what runs .onnx
+    files) or tensorrt. device: auto takes cuda, then mps, then cpu. dtype: auto is float32; .onnx files
+    compute in the one that they were made for. hints: what an .onnx file or a checkpoint from elsewhere
+    does not say itself. trust: run the code that a TorchScript file carries.
     Raises ModelError where the file is missing, damaged, unsafe or not understood, UsageError for
     a device that is not there, and for hints that contradict the model.
     """
@@ -47,8 +47,6 @@ def load_model(
     is_onnx = path.suffix == ".onnx"
     if backend != "auto" and is_onnx != (backend in ("onnx", "tensorrt")):
         raise UsageError(f"--backend is '{backend}', which does not run {path}: leave it at auto")
-    if backend == "compiled" and carries_code(path):
-        raise UsageError(f"--backend is 'compiled', which does not run {path}: leave it at auto")
     if trust and not carries_code(path):
         logger.warning("--trust-model: no effect, %s carries no code", path)
     if is_onnx:
@@ -73,11 +71,7 @@ def load_model(
     spec, weights = read_model(path, hints)
     for note in spec.notes:
         logger.info("%s: %s", path, note)
-    if backend == "compiled" and spec.input.takes_volumes:
-        raise UsageError(
-            f"--backend is 'compiled', which runs no volumes such as {path} takes: leave it at auto"
-        )
-    model = TorchModel(
+    return TorchModel(
         spec=spec,
         weights=weights,
         device=_device(device, dtype),
@@ -85,12 +79,6 @@ def load_model(
         sha256=file_hash(path),
         where=str(path),
     )
-    if backend != "compiled":
-        return model
-    # It loads torch's compiler.
-    from axialcli.backends.compiled_model import CompiledModel
-
-    return CompiledModel(model)
 
 
 def _device(name: Device, dtype: Dtype) -> torch.device:

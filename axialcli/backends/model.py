@@ -37,9 +37,6 @@ class Model(ABC):
     network: nn.Module | None = None
     """The network itself, where its operators can be followed one by one."""
 
-    fills_batches = False
-    """Whether a batch of whole tiles that is not full is filled up to what was said with `expect`."""
-
     memory_format = torch.channels_last
     """How the numbers lie that `normalise` makes."""
 
@@ -50,9 +47,6 @@ class Model(ABC):
         self._shift_C = (-mean / std).to(device)
         if spec.input.takes_volumes:
             self.memory_format = torch.channels_last_3d
-
-    def expect(self, batch: int, height: int, width: int) -> None:  # noqa: B027 # most models do not mind
-        """Nearly all that is to come are so many pictures at once, of that size in pixels."""
 
     @abstractmethod
     def run(self, images_BCHW: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from axialcli.engine import (
     Engine,
     Stopwatch,
     TileEngine,
+    Tiling,
     ahead,
     apart,
     choose_engine,
@@ -31,6 +32,7 @@ from axialcli.engine import (
     make_engine,
     peak_resident_bytes,
 )
+from axialcli.engine.tiles import DEFAULT_BATCH
 from axialcli.geometry import Box, Size, whole
 from axialcli.image import Slide, SlideView, open_slide
 
@@ -40,9 +42,9 @@ TILE_REPEATS, TILE_SECONDS = 5, 2.0
 def measure_engine(given: dict[str, Any], seconds: float, send: Send) -> None:
     """Seconds of whole pictures, from the slide's file to finished blocks, and peak memory.
 
-    given: slide, model, device, dtype; engine; backend. The engine is planned before and warmed up on the
-    whole picture, which also compiles what is to be compiled; the peak memory is that of this first run, as
-    in a process of a user. Each repeat opens the slide anew.
+    given: slide, model, device, dtype; engine; backend, where "compiled" is torch.compile. The engine is
+    planned before and warmed up on the whole picture, which also compiles what is to be compiled; the peak
+    memory is that of this first run, as in a process of a user. Each repeat opens the slide anew.
     """
     runs = _Runs(given)
     spent_s = time.perf_counter()
@@ -106,7 +108,6 @@ class _Runs:
         self._path, self._settings = given["slide"], PredictSettings(engine=given["engine"])
         self.compiled = given.get("backend") == "compiled"
         how = {name: given[name] for name in ("device", "dtype")}
-        how["backend"] = "compiled" if self.compiled else "auto"
         self.model: Model = apart(partial(load_model, given["model"], **how))
         self.network_device = self.model.device
         self._free_bytes = self._device_free_bytes()
@@ -115,6 +116,13 @@ class _Runs:
             size = self.view(slide).size
             self.chosen = apart(partial(choose_engine, self._settings, self.model, size))
         self._tiling = self.chosen.tiling
+        if self.compiled and self._tiling is not None:
+            assert self.model.network is not None
+            # One shape alone is compiled, which takes half a minute: whole tiles, and batches that fill rows.
+            self._tiling = replace(self._tiling, fixed=True)
+            self._settings = replace(self._settings, batch=_even_batch(self.model, self._tiling, size.width))
+            compiled: Any = torch.compile(self.model.network, dynamic=False)
+            self.model.network = compiled
 
     def open(self) -> Slide:
         return open_slide(self._path)
@@ -185,6 +193,13 @@ class _Runs:
 def _left_s(given: dict[str, Any], seconds: float) -> float:
     """Of the job's seconds what is left after the start of its process."""
     return float(given["spawned_s"]) + seconds - time.time()
+
+
+def _even_batch(model: Model, tiling: Tiling, width: int) -> int:
+    """The largest batch, up to the usual one, that divides a row of tiles."""
+    tiles = len(tiling.columns(width))
+    most = DEFAULT_BATCH[model.device.type]
+    return max(batch for batch in range(1, most + 1) if tiles % batch == 0)
 
 
 def _tile_seconds(model: Model, tile: Size, device: torch.device) -> list[float]:

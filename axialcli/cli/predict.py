@@ -96,11 +96,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     backend: Annotated[
-        str,
-        typer.Option(
-            help="auto, torch, compiled (by torch.compile: tiles, for a GPU), onnx, or tensorrt (.onnx files "
-            "on a GPU that has it)."
-        ),
+        str, typer.Option(help="auto, torch, onnx, or tensorrt (.onnx files on a GPU that has it).")
     ] = "auto",
     layout: Annotated[
         str, typer.Option(help="auto, ome, ome-strict, or generic (for GIS). auto: by the slide.")

@@ -21,7 +21,6 @@ from axialcli.engine.slabs import Slab
 from axialcli.engine.stopwatch import Stopwatch
 from axialcli.engine.tiling import Tiling
 from axialcli.errors import ModelError
-from axialcli.geometry import Size
 
 
 class TileRunner:
@@ -67,17 +66,10 @@ class TileRunner:
             device = self._model.device
             with self._stopwatch.stage("to device"):
                 images_BHWC = torch.stack([_tile(slab.image_HWC, row, span, left) for span in spans])
-                images_BHWC = self._filled(images_BHWC, batch).to(device)
+                images_BHWC = images_BHWC.to(device)
             with self._stopwatch.stage("network", device):
-                probs_BKHW = self.predict(images_BHWC)[: len(spans)]
+                probs_BKHW = self.predict(images_BHWC)
             yield spans, probs_BKHW
-
-    def _filled(self, images_BHWC: Tensor, batch: int) -> Tensor:
-        """The tiles; of whole ones the first again until the batch is full, where the model wants that."""
-        missing, (_, height, width, _) = batch - len(images_BHWC), images_BHWC.shape
-        if not (missing and self._model.fills_batches and Size(height, width) == self._tiling.tile):
-            return images_BHWC
-        return torch.cat((images_BHWC, images_BHWC[:1].expand(missing, -1, -1, -1)))
 
     def predict(self, images_BHWC: Tensor) -> Tensor:
         """Probabilities [B, K, H, W] of whole tiles, on the mask's grid: [B, K, 1, 1] of a classifier.

@@ -88,7 +88,6 @@ class TileEngine:
         self.batch = (
             int(repeat["batch"]) if repeat else min(batch or DEFAULT_BATCH[model.device.type], len(columns))
         )
-        self.model.expect(self.batch, *tiling.tile)
         self._seen = Size(rows[0].length, columns[0].length)
         edges = list(repeat["strips"]) if repeat else self._strips(max_ram_bytes)
         self.plan = TilePlan(rows=rows, strips=cut(columns, edges, self.size.width))
@@ -240,7 +239,6 @@ class TileEngine:
 
     def _halve_batch(self) -> None:
         self.batch //= 2
-        self.model.expect(self.batch, *self.tiling.tile)
         self._halvings.add("batch")
 
     def _edges(self) -> list[int]:
