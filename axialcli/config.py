@@ -22,6 +22,7 @@ ProbsDtype = Literal["uint8", "float16"]
 EngineName = Literal["stream", "tiles"]
 EngineChoice = Literal["auto", "stream", "tiles"]
 StoreDtype = Literal["float32", "float16"]
+Augmentation = Literal["off", "turns", "full"]
 
 MASK_TILE = 512
 """Side of the mask's tiles, in pixels. Blocks start on this grid."""
@@ -138,6 +139,8 @@ class PredictSettings:
     tolerance as `parse_background` reads them: blank pixels are set to one colour and skipped.
     scratch: the folder for the features of a stream that needs the whole height; store_dtype: how
     they are kept there. certify: how many windows are compared with a run of their own, 0 to 1000.
+    tta: test-time augmentation, in tiles: "turns" for the mean of each tile's eight turned and mirrored
+    forms, "full" for that of these forms at four scales.
     Raises UsageError for values that contradict each other.
     """
 
@@ -160,6 +163,7 @@ class PredictSettings:
     scratch: str | Path | None = None
     store_dtype: StoreDtype = "float32"
     certify: int = 0
+    tta: Augmentation = "off"
 
     def __post_init__(self) -> None:
         check_choice("--blend", self.blend, Blend)
@@ -167,9 +171,15 @@ class PredictSettings:
         check_choice("--probs-dtype", self.probs_dtype, ProbsDtype)
         check_choice("--engine", self.engine, EngineChoice)
         check_choice("--store-dtype", self.store_dtype, StoreDtype)
+        check_choice("--tta", self.tta, Augmentation)
         parse_background(self.background)
         if not 0 <= self.certify <= MAX_WINDOWS:
             raise UsageError(f"--certify is {self.certify}: choose 0 to {MAX_WINDOWS} windows")
+        if self.tta != "off" and (self.certify or self.overlap == "auto"):
+            raise UsageError(
+                "--certify and --overlap auto need a receptive field, and with --tta there is none: leave one"
+                " of them out"
+            )
         if self.level is not None and self.mpp is not None:
             raise UsageError("--level and --mpp both choose the resolution: give one of them")
         if not MIN_TILE <= self.tile <= MAX_TILE:

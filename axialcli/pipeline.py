@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from axialcli import __version__
 from axialcli.backends import DEFAULT_MODEL, Model, load_model
+from axialcli.backends.augmented_model import augmented
 from axialcli.backends.memory import give_back_memory, memory_is_a_limit
 from axialcli.backends.zoo import model_files
 from axialcli.config import FEW_CLASSES, Backend, Device, Dtype, PredictSettings, distinct_names
@@ -123,6 +124,7 @@ def predict(
                 model = apart(partial(load_model, model, **how))
         if model.spec.input.takes_volumes:
             return predict_volume(slide, model, outputs, chosen, _counting(progress), stopwatch)
+        model = augmented(model, chosen.tta)
         _one_plane(slide, model, chosen)
         with stopwatch.stage("plan"):
             run = apart(

@@ -18,17 +18,22 @@ from axialcli.evaluate import evaluate
 
 
 def predict_image(
-    image_HWC: NDArray[np.uint8], model: axialcli.Model, folder: Path, *, mpp: float | None = None
+    image_HWC: NDArray[np.uint8],
+    model: axialcli.Model,
+    folder: Path,
+    *,
+    mpp: float | None = None,
+    **settings: Any,
 ) -> Path:
     """The mask of a picture saved as a tiled TIFF, which says its microns per pixel where they are given.
 
-    Written in `folder`, over that of the picture before.
+    Written in `folder`, over that of the picture before. settings: of axialcli.predict.
     """
     slide = folder / "slide.tif"
     scale = {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(slide, image_HWC, photometric="rgb", tile=(256, 256), compression="zlib", **scale)
     mask = folder / "mask.tif"
-    axialcli.predict(slide, mask, model=model, force=True)
+    axialcli.predict(slide, mask, model=model, force=True, **settings)
     return mask
 
 

@@ -3,7 +3,8 @@
 Leaves out each patient of tnbc in turn; all other patients, training and validation split alike, are trained
 on beside dsb2018. What trainings have in common is done once: a network on dsb2018 alone; from it two, each
 without one half of the patients; from the one without a patient's half, the one without this patient, who is
-in none of the three. Each is measured on the patient left out. None of them is shipped. The first
+in none of the three. Each is measured on the patient left out, with `axial predict --tta` where that is asked
+for. None of them is shipped. The first
 follows the model's own recipe, the others that with the changes of its section `unseen`. Prints a table of
 all that DIR holds; what is done is not repeated.
 """
@@ -28,6 +29,9 @@ from train import read_recipe
 
 import axialcli
 
+FIGURES = {"off": "figures.json", "turns": "figures-turns.json", "full": "figures-full.json"}
+"""Of each test-time augmentation the file of a patient's figures."""
+
 FIRST = "dsb2018"
 """The folder of the network that all others start from."""
 
@@ -40,6 +44,7 @@ def main() -> None:
     parser.add_argument("--first-minutes", type=float, default=12, help="of the processor, on dsb2018 alone")
     parser.add_argument("--half-minutes", type=float, default=22, help="of the processor, without each half")
     parser.add_argument("--minutes", type=float, default=8, help="of the processor, without each patient")
+    parser.add_argument("--tta", choices=("off", "turns", "full"), default="off", help="as of axial predict")
     parser.add_argument("--half", type=int, choices=(1, 2), help="only the patients of this half")
     args = parser.parse_args()
     logging.getLogger("axial").setLevel(logging.ERROR)
@@ -53,7 +58,7 @@ def main() -> None:
         train_without(half, after(recipe, FIRST), args.half_minutes, args, f"half-{number}")
         for patient in half:
             one_patient(patient, after(recipe, f"half-{number}"), args)
-    print(table(args.run))
+    print(table(args.run, args.tta))
 
 
 def recipe_for_unseen(model: Path) -> dict[str, Any]:
@@ -64,11 +69,11 @@ def recipe_for_unseen(model: Path) -> dict[str, Any]:
     return recipe | changed
 
 
-def table(run: Path) -> str:
-    """The figures of all patients measured so far."""
+def table(run: Path, tta: str) -> str:
+    """The figures of all patients measured so far, with that test-time augmentation."""
     scores = {
         path.parent.name.removeprefix("without-"): json.loads(path.read_text())
-        for path in sorted(run.glob("without-*/figures.json"))
+        for path in sorted(run.glob(f"without-*/{FIGURES[tta]}"))
     }
     rows = [(patient, found, np.mean(found)) for patient, found in scores.items()]
     every = [score for found in scores.values() for score in found]
@@ -97,25 +102,26 @@ def train_without(
 
 
 def one_patient(patient: str, recipe: dict[str, Any], args: argparse.Namespace) -> None:
-    """Leaves Dice of each picture of an unseen patient in DIR/without-PATIENT/figures.json."""
+    """Leaves Dice of each picture of an unseen patient in one of the FIGURES of DIR/without-PATIENT."""
     folder = args.run / f"without-{patient}"
-    if not (folder / "figures.json").exists():
+    figures = folder / FIGURES[args.tta]
+    if not figures.exists():
         train_without([patient], recipe, args.minutes, args, folder.name)
         model = axialcli.load_model(folder / "model.safetensors", device="cpu")
-        (folder / "figures.json").write_text(json.dumps(measured(recipe, model, patient, args.data)))
+        figures.write_text(json.dumps(measured(recipe, model, patient, args.data, args.tta)))
 
 
-def measured(recipe: dict[str, Any], model: axialcli.Model, patient: str, data: Path) -> list[float]:
+def measured(
+    recipe: dict[str, Any], model: axialcli.Model, patient: str, data: Path, tta: str
+) -> list[float]:
     """Dice of each picture of a patient."""
     pictures = [
         one for split in ("train", "val") for one in read_nuclei(data, split) if of_patient(one, patient)
     ]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        return [
-            nuclei_score(recipe, one, predict_image(one.image_HWC, model, folder, mpp=TNBC_MPP))["dice"]
-            for one in pictures
-        ]
+        masks = (predict_image(one.image_HWC, model, folder, mpp=TNBC_MPP, tta=tta) for one in pictures)
+        return [nuclei_score(recipe, one, mask)["dice"] for one, mask in zip(pictures, masks, strict=True)]
 
 
 if __name__ == "__main__":

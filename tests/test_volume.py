@@ -156,6 +156,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"batch": 2}, "--batch"),
     ({"background": "auto"}, "--background"),
     ({"certify": 3}, "--certify"),
+    ({"tta": "turns"}, "--tta"),
     ({"layout": "generic"}, "--layout"),
     ({"store_dtype": "float16", "probs_dtype": "float16"}, "--probs-dtype, --store-dtype"),
     ({"probs": "p.tif", "certify": 3}, "--probs, --certify"),

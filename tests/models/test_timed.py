@@ -139,7 +139,7 @@ def test_patients_count_alike_however_many_pictures_they_have(tmp_path: Path) ->
         (tmp_path / f"without-{patient}").mkdir()
         (tmp_path / f"without-{patient}" / "figures.json").write_text(json.dumps(found))
 
-    assert table_of_patients(tmp_path).splitlines()[2:] == [
+    assert table_of_patients(tmp_path, "off").splitlines()[2:] == [
         "| 01 | 3 | 0.700 | 0.500 |",
         "| 02 | 1 | 0.300 | 0.300 |",
         "| mean of pictures | 4 | 0.600 | 0.300 |",
@@ -153,8 +153,8 @@ def test_an_unseen_patient_is_what_is_measured(
     """The mask that comes back is all nucleus, so that Dice is known."""
     seen = []
 
-    def all_nucleus(image_HWC, model, folder, *, mpp):  # type: ignore[no-untyped-def]
-        seen.append((image_HWC.shape, mpp))
+    def all_nucleus(image_HWC, model, folder, *, mpp, tta):  # type: ignore[no-untyped-def]
+        seen.append((image_HWC.shape, mpp, tta))
         Image.fromarray(image_HWC[..., 0] * 0 + 1).save(folder / "mask.png")
         return folder / "mask.png"
 
@@ -162,5 +162,7 @@ def test_an_unseen_patient_is_what_is_measured(
     share = (100 + 100 + 140) / (40 * 50)
     recipe = small_recipe()
 
-    assert measured(recipe, None, "2", data) == [pytest.approx(2 * share / (1 + share))]  # type: ignore[arg-type]
-    assert seen == [((40, 50, 3), 0.25)]
+    assert measured(recipe, None, "2", data, "turns") == [  # type: ignore[arg-type]
+        pytest.approx(2 * share / (1 + share))
+    ]
+    assert seen == [((40, 50, 3), 0.25, "turns")]
