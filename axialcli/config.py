@@ -140,7 +140,7 @@ class PredictSettings:
     scratch: the folder for the features of a stream that needs the whole height; store_dtype: how
     they are kept there. certify: how many windows are compared with a run of their own, 0 to 1000.
     tta: test-time augmentation, in tiles: "turns" for the mean of each tile's eight turned and mirrored
-    forms, "full" for that of these forms at four scales.
+    forms (four for a model of one size that is no square), "full" for that of these forms at four scales.
     Raises UsageError for values that contradict each other.
     """
 
@@ -175,11 +175,7 @@ class PredictSettings:
         parse_background(self.background)
         if not 0 <= self.certify <= MAX_WINDOWS:
             raise UsageError(f"--certify is {self.certify}: choose 0 to {MAX_WINDOWS} windows")
-        if self.tta != "off" and (self.certify or self.overlap == "auto"):
-            raise UsageError(
-                "--certify and --overlap auto need a receptive field, and with --tta there is none: leave one"
-                " of them out"
-            )
+        self._check_tta()
         if self.level is not None and self.mpp is not None:
             raise UsageError("--level and --mpp both choose the resolution: give one of them")
         if not MIN_TILE <= self.tile <= MAX_TILE:
@@ -196,6 +192,18 @@ class PredictSettings:
         for name, value in (("--mpp", self.mpp), ("--mpp-override", self.mpp_override)):
             if value is not None and not 1e-4 <= value <= 1e9:
                 raise UsageError(f"{name} is {value}: choose a number of microns per pixel above 0")
+
+    def _check_tta(self) -> None:
+        given = {
+            "--engine stream": self.engine == "stream",
+            "--overlap auto": self.overlap == "auto",
+            "--certify": bool(self.certify),
+        }
+        if self.tta != "off" and any(given.values()):
+            names = ", ".join(name for name, there in given.items() if there)
+            raise UsageError(
+                f"--tta runs in tiles, and its forms have no common receptive field: leave out {names}"
+            )
 
     def _check_overlap(self) -> None:
         if self.overlap is None or self.overlap == "auto":

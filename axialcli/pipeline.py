@@ -124,7 +124,6 @@ def predict(
                 model = apart(partial(load_model, model, **how))
         if model.spec.input.takes_volumes:
             return predict_volume(slide, model, outputs, chosen, _counting(progress), stopwatch)
-        model = augmented(model, chosen.tta)
         _one_plane(slide, model, chosen)
         with stopwatch.stage("plan"):
             run = apart(
@@ -160,11 +159,13 @@ class _Run:
         progress: Callable[[Progress], None],
         stopwatch: Stopwatch,
     ) -> None:
-        self.slide, self.model, self.outputs, self.settings = slide, model, outputs, settings
+        self.slide, self.outputs, self.settings = slide, outputs, settings
         self.progress, self.stopwatch = progress, stopwatch
         classifies = model.spec.task == "classification"
         outputs.check_classes(model.spec.classes, classifies=classifies)
         self.view = choose_view(slide, model, settings)
+        model = augmented(model, settings.tta, self.view.mpp and max(self.view.mpp))
+        self.model = model
         self.found = find_background(settings.background, slide, self.view)
         self.chosen = choose_engine(settings, model, self.view.size)
         self.grid = mask_grid(self.view, self.chosen.stride)

@@ -48,11 +48,6 @@ class Model(ABC):
         if spec.input.takes_volumes:
             self.memory_format = torch.channels_last_3d
 
-    @property
-    def hidden(self) -> str:
-        """Why there is no `network`, as part of a sentence; only where there is none."""
-        return f"backend '{self.backend}' does not show its operators"
-
     @abstractmethod
     def run(self, images_BCHW: Tensor) -> Tensor:
         """The network alone: normalised images in the model's dtype and device -> logits.

@@ -130,7 +130,7 @@ def _stream(model: Model | None) -> str:
     if model.spec.input.takes_volumes:
         return "no, it takes volumes, which run in overlapping blocks"
     if model.network is None:
-        return f"no, {model.hidden}"
+        return f"no, backend '{model.backend}' does not show its operators"
     if said := not_dense(model.spec):
         return f"no, {said}"
     try:

@@ -94,8 +94,8 @@ def predict(
         str,
         typer.Option(
             help="Test-time augmentation, in tiles. turns: the mean of each tile's eight turned and mirrored "
-            "forms, in eight times the time; full: of these at 0.6, 0.8, 1 and 1.25 times the resolution, in "
-            "some thirty times the time; off."
+            "forms, in eight times their time; full: of these at 0.6, 0.8, 1 and 1.25 times the resolution, "
+            "in some thirty times; off."
         ),
     ] = "off",
     max_ram: Annotated[

@@ -62,16 +62,19 @@ def choose_engine(settings: PredictSettings, model: Model, size: Size) -> Chosen
     size: of the view. Warns of settings that then have no effect. Raises ModelError where a stream was
     asked for and the model cannot be streamed, otherwise as choose_tiling.
     """
-    chosen = _choose(settings.engine, model, size)
+    chosen = _choose(settings, model, size)
     _warn_of_idle(settings, chosen)
     if chosen.name == "stream":
         return chosen
     return replace(chosen, tiling=choose_tiling(settings, model.spec))
 
 
-def _choose(asked: EngineChoice, model: Model, size: Size) -> ChosenEngine:
+def _choose(settings: PredictSettings, model: Model, size: Size) -> ChosenEngine:
+    asked: EngineChoice = settings.engine
     if asked == "tiles":
         return ChosenEngine(name="tiles")
+    if settings.tta != "off":
+        return ChosenEngine(name="tiles", reason="test-time augmentation runs in tiles")
     # Tracing libraries are slow to load, and tiles need none.
     from axialcli.engine.stream.examine import examine
     from axialcli.engine.stream.trace import NotStreamable

@@ -29,7 +29,7 @@ def examine(model: Model, size: Size) -> Graph:
     if (said := not_dense(model.spec)) is not None:
         raise NotStreamable(said)
     if model.network is None:
-        raise NotStreamable(model.hidden)
+        raise NotStreamable(f"backend '{model.backend}' does not show its operators")
     channels = len(model.spec.input.channels)
     graph = trace(model.network, channels, size)
     if graph.barriers:
