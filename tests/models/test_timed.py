@@ -15,11 +15,13 @@ from PIL import Image
 from sources import pictures_of_nuclei
 from train import read_recipe, train
 from unseen_patients import main as measure_unseen_patients
-from unseen_patients import measured, patients, recipe_for_unseen
+from unseen_patients import measured, patients, recipe_for_unseen, write_mean
 from unseen_patients import table as table_of_patients
 
 import axialcli
+from axialcli.backends.model_file import read_model, write_model
 from tests.models.recipes import small_recipe
+from tests.networks import small_spec, small_weights
 
 ZOO = Path(__file__).parents[2] / "models"
 
@@ -90,32 +92,41 @@ def test_no_training_on_the_way_to_a_patient_has_seen_him(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipes: dict[str, dict[str, Any]] = {}
+    means: list[tuple[list[Path], Path]] = []
 
     def noted(recipe, minutes, data, run, zoo):  # type: ignore[no-untyped-def]
-        recipes[run.name] = recipe
+        recipes[run.relative_to(tmp_path).as_posix()] = recipe
 
     monkeypatch.setattr("unseen_patients.train_for", noted)
     monkeypatch.setattr("unseen_patients.patients", lambda data: ["1", "2", "3"])
     monkeypatch.setattr("unseen_patients.measured", lambda *rest: [0.5])
+    monkeypatch.setattr("unseen_patients.write_mean", lambda files, folder: means.append((files, folder)))
     monkeypatch.setattr("axialcli.load_model", lambda *rest, **more: None)
     for patient in "123":
         (tmp_path / f"without-{patient}").mkdir()
     # The logger belongs to the process: other tests read what it says.
     monkeypatch.setattr(logging.getLogger("axial"), "setLevel", lambda level: None)
-    command = ["unseen", str(ZOO / "nuclei"), str(data), "--run", str(tmp_path)]
+    command = ["unseen", str(ZOO / "nuclei"), str(data), "--run", str(tmp_path), "--minutes", "1", "2"]
     monkeypatch.setattr("sys.argv", [*command, "--half", "2"])
     measure_unseen_patients()
-    assert recipes.keys() == {"dsb2018", "half-2", "without-2"}
+    assert recipes.keys() == {"dsb2018", "half-2", "time-1/without-2", "time-2/without-2"}
+    assert [folder.relative_to(tmp_path).as_posix() for _, folder in means] == [
+        "mean-1/without-2",
+        "mean-2/without-2",
+    ]
+    files = [[file.parent.relative_to(tmp_path).as_posix() for file in files] for files, _ in means]
+    assert files == [["half-2", "time-1/without-2"], ["mean-1/without-2", "time-2/without-2"]]
     monkeypatch.setattr("sys.argv", command)
     measure_unseen_patients()
 
     for patient in "123":
-        name, way = f"without-{patient}", []
+        name, way = f"time-2/without-{patient}", []
         while name != "dsb2018":
             assert patient in recipes[name]["unseen_patients"]
             way.append(name)
-            name = recipes[name]["start"]
-        assert len(way) == 2
+            name = recipes[name]["start"].replace("mean-", "time-")
+        assert len(way) == 3
+        assert len({recipes[name]["seed"] for name in way}) == 3
     assert "tnbc" not in recipes["dsb2018"]["sampling"]
     assert {name for name, recipe in recipes.items() if "dice_of_each_sample" not in recipe} == {"dsb2018"}
 
@@ -145,6 +156,25 @@ def test_patients_count_alike_however_many_pictures_they_have(tmp_path: Path) ->
         "| mean of pictures | 4 | 0.600 | 0.300 |",
         "| mean of patients | 4 | 0.500 | 0.300 |",
     ]
+
+
+def test_a_mean_of_models_is_one_with_the_mean_of_their_weights(tmp_path: Path) -> None:
+    files = []
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        spec = small_spec("pixel_classifier")
+        files.append(tmp_path / str(seed) / "model.safetensors")
+        write_model(files[-1], spec, small_weights(spec, seed))
+
+    write_mean(files, tmp_path / "mean")
+
+    (_, first), (_, second), (spec, mean) = map(read_model, (*files, tmp_path / "mean" / "model.safetensors"))
+    assert spec.name == "small"
+    assert mean.keys() == first.keys()
+    for name, tensor in mean.items():
+        wanted = (first[name].double() + second[name].double()) / 2
+        assert (tensor.double() - wanted).abs().max() <= 2e-3 * max(1, wanted.abs().max())
+        assert tensor.dtype == first[name].dtype
 
 
 def test_an_unseen_patient_is_what_is_measured(
