@@ -21,7 +21,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from data_landcover import read_landcover
@@ -32,6 +32,7 @@ from pictures import IGNORE, Picture
 from predicting import compare, predict_image
 
 import axialcli
+from axialcli.config import Augmentation
 
 TNBC_MPP = 0.25
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="another model file; default model.safetensors there")
     parser.add_argument("--split", default="val", choices=("val", "train"))
     parser.add_argument("--joined", action="store_true", help="nuclei: also on large slides")
-    parser.add_argument("--tta", choices=("off", "turns", "full"), default="off", help="as of axial predict")
+    parser.add_argument("--tta", choices=get_args(Augmentation), default="off", help="as of axial predict")
     args = parser.parse_args()
     # dsb2018 has no microns per pixel; that it says so 59 times helps nobody.
     logging.getLogger("axial").setLevel(logging.ERROR)

@@ -54,7 +54,7 @@ def main() -> None:
         default=[8.0],
         help="of the processor, each time, without each patient",
     )
-    parser.add_argument("--tta", choices=("off", "turns", "full"), default="off", help="as of axial predict")
+    parser.add_argument("--tta", choices=FIGURES, default="off", help="as of axial predict")
     parser.add_argument("--half", type=int, choices=(1, 2), help="only the patients of this half")
     args = parser.parse_args()
     logging.getLogger("axial").setLevel(logging.ERROR)
