@@ -5,8 +5,8 @@ of whole tiles. Each validation picture is written as a TIFF, predicted by `axia
 defaults, and the mask compared by `axial evaluate`; the figures are printed as JSON. --weights measures
 another model file, such as a run's baseline. --split train is for choices that validation must not make.
 With --joined the pictures of nuclei of each modality are also laid out on one large slide, with gutters
-between them, and measured there: quality must not depend on the picture's size. --tta predicts single
-pictures of nuclei and of land cover with test-time augmentation.
+between them, and measured there: quality must not depend on the picture's size. --tta predicts with test-time
+augmentation, but for pictures on a large slide.
 
 Shapes: H height, W width, C channels, N pictures.
 """
@@ -69,7 +69,7 @@ def measured(
 ) -> dict[str, Any]:
     """The figures of a model on one split of its recipe's data."""
     if recipe["data"] == "scenes":
-        return scenes(read_tiles(data, split, recipe["folders"]), recipe, model, folder)
+        return scenes(read_tiles(data, split, recipe["folders"]), recipe, model, folder, tta)
     if recipe["data"] == "landcover":
         return {one.name: land_cover(one, recipe, model, folder, tta) for one in read_landcover(data, split)}
     pictures = read_nuclei(data, split, objects=recipe["data"] == "objects")
@@ -135,7 +135,9 @@ def land_cover(
     }
 
 
-def scenes(tiles: Any, recipe: dict[str, Any], model: axialcli.Model, folder: Path) -> dict[str, Any]:
+def scenes(
+    tiles: Any, recipe: dict[str, Any], model: axialcli.Model, folder: Path, tta: str
+) -> dict[str, Any]:
     """Accuracy, in all and per class, on one picture that is made of all tiles."""
     count = len(tiles.labels_N)
     columns = int(np.ceil(np.sqrt(count)))
@@ -145,7 +147,7 @@ def scenes(tiles: Any, recipe: dict[str, Any], model: axialcli.Model, folder: Pa
     grid = image_NHWC.reshape(rows, columns, SIDE_PX, SIDE_PX, 3).swapaxes(1, 2)
     label_N = np.full(rows * columns, IGNORE, np.uint8)
     label_N[:count] = tiles.labels_N
-    mask = predict_image(grid.reshape(rows * SIDE_PX, columns * SIDE_PX, 3), model, folder)
+    mask = predict_image(grid.reshape(rows * SIDE_PX, columns * SIDE_PX, 3), model, folder, tta=tta)
     found = compare(mask, label_N.reshape(rows, columns), ignore=(str(IGNORE),))
     names = [entry["name"] for entry in recipe["classes"]]
     return {

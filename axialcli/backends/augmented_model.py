@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from axialcli.backends.model import Model
-from axialcli.backends.spec import InputSpec
 from axialcli.config import Augmentation
 from axialcli.errors import UsageError
 
@@ -98,19 +97,15 @@ def augmented(model: Model, tta: Augmentation, mpp: float | None) -> Model:
         raise UsageError(
             f"--tta full needs other sizes, '{name}' takes {size[0]} x {size[1]} only: use --tta turns"
         )
-    scales = tuple(scale for scale in SCALES if _takes(model.spec.input, mpp, scale))
+    wanted = model.spec.input
+    scales: tuple[float, ...] = SCALES
+    if mpp is not None and wanted.mpp_range is not None:
+        scales = tuple(scale for scale in SCALES if wanted.takes_mpp(mpp / scale))
     if left_out := [f"{scale:g}" for scale in SCALES if scale not in scales]:
         logger.warning(
             "--tta full: without %s times the resolution, %s is made for %g to %g microns per pixel",
             " and ".join(left_out),
             name,
-            *(model.spec.input.mpp_range or ()),
+            *(wanted.mpp_range or ()),
         )
     return AugmentedModel(model, scales)
-
-
-def _takes(wanted: InputSpec, mpp: float | None, scale: float) -> bool:
-    if mpp is None or wanted.mpp_range is None:
-        return True
-    finest, coarsest = wanted.mpp_range
-    return finest <= mpp / scale <= coarsest

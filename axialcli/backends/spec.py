@@ -17,6 +17,8 @@ FORMAT = 1
 METADATA_KEY = "axial"
 MAX_STRIDE = 4096
 MAX_SIZE = 16384
+SAME_MPP = 0.02
+"""Resolutions that differ by less than this share need no resampling."""
 VOLUMES = "NCDHW"
 """The order of axes of a network that takes volumes: D is the depth, the planes of a stack."""
 
@@ -49,6 +51,16 @@ class InputSpec:
     def takes_volumes(self) -> bool:
         """Whether the network takes whole stacks of planes, and not pictures."""
         return self.layout == VOLUMES
+
+    def takes_mpp(self, mpp: float) -> bool:
+        """Whether the network takes a resolution, in microns per pixel, as it is: any, if it has none."""
+        if self.mpp_range is not None:
+            finest, coarsest = self.mpp_range
+        elif self.mpp is not None:
+            finest = coarsest = self.mpp
+        else:
+            return True
+        return finest * (1 - SAME_MPP) <= mpp <= coarsest * (1 + SAME_MPP)
 
 
 @dataclass(frozen=True, kw_only=True)

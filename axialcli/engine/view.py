@@ -11,9 +11,6 @@ from axialcli.config import PredictSettings
 from axialcli.errors import UsageError
 from axialcli.image import Slide, SlideView, Stack
 
-SAME_MPP = 0.02
-"""Resolutions that differ by less than this share need no resampling."""
-
 logger = logging.getLogger("axial")
 
 
@@ -27,7 +24,7 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
     wanted = model.spec.input
     if settings.level is not None or settings.mpp is not None:
         view = slide.view(level=settings.level, mpp=settings.mpp)
-        if view.mpp is not None and wanted.mpp is not None and not _fits(max(view.mpp), wanted):
+        if view.mpp is not None and not wanted.takes_mpp(max(view.mpp)):
             logger.warning(
                 "%s is predicted at %.3g microns per pixel, and %s is made for %s: expect a worse mask",
                 slide.path,
@@ -55,7 +52,7 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
         (abs(math.log(mpp / wanted.mpp)), number)
         for number, level in enumerate(slide.levels)
         for mpp in [max(slide.mpp[0] * level.downsample[0], slide.mpp[1] * level.downsample[1])]
-        if _fits(mpp, wanted)
+        if wanted.takes_mpp(mpp)
     ]
     if fitting:
         return slide.view(level=min(fitting)[1])
@@ -77,7 +74,7 @@ def choose_volume(slide: Slide, model: Model, settings: PredictSettings) -> Stac
     Volumes are not resampled: warns where the model is made for another resolution. Raises as Stack.
     """
     stack, wanted = slide.stack(settings.level or 0), model.spec.input
-    if wanted.mpp is not None and stack.mpp is not None and not _fits(max(stack.mpp), wanted):
+    if stack.mpp is not None and not wanted.takes_mpp(max(stack.mpp)):
         logger.warning(
             "%s has %.3g microns per pixel at level %d, and %s is made for %s; volumes are not resampled: "
             "expect a worse mask",
@@ -88,13 +85,6 @@ def choose_volume(slide: Slide, model: Model, settings: PredictSettings) -> Stac
             _range(wanted),
         )
     return stack
-
-
-def _fits(mpp: float, wanted: InputSpec) -> bool:
-    """Whether a model that has a resolution takes this one as it is."""
-    assert wanted.mpp is not None
-    finest, coarsest = wanted.mpp_range or (wanted.mpp, wanted.mpp)
-    return finest * (1 - SAME_MPP) <= mpp <= coarsest * (1 + SAME_MPP)
 
 
 def _range(wanted: InputSpec) -> str:

@@ -201,6 +201,9 @@ def test_scales_that_a_model_is_not_made_for_are_left_out(caplog: pytest.LogCapt
         "--tta full: without 0.6 and 0.8 times the resolution, small is made for 0.18 to 0.55 microns per"
         " pixel"
     ]
+    # As where a level is chosen: two hundredths beside the range are within it.
+    assert scales(0.178 * 1.25) == scales(0.56 * 0.6) == [1.0, *SCALES]
+    assert scales(0.175 * 1.25) == [1.0, 0.6, 0.8]
 
 
 def test_no_answer_of_a_form_is_kept_while_others_are_made() -> None:
