@@ -184,6 +184,10 @@ class Affine(NamedTuple):
         )
 
 
+CRS_KEYS, USER_DEFINED = (3072, 2048), 32767
+"""GeoTIFF's keys for projected and for geographic systems of coordinates, and the value that names none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GeoReference:
     """The GeoTIFF tags of a picture, as they stand in its first directory.
@@ -225,6 +229,17 @@ class GeoReference:
         if scale:
             scale = (scale[0] * factor_x, scale[1] * factor_y, *scale[2:])
         return replace(self, pixel_scale=scale, tiepoints=tuple(tiepoints), transformation=tuple(matrix))
+
+    @property
+    def codes(self) -> dict[int, int]:
+        """Of GeoTIFF's keys those whose values stand among the keys themselves."""
+        keys = self.geo_keys
+        return {keys[at]: keys[at + 3] for at in range(4, len(keys) - 3, 4) if not keys[at + 1]}
+
+    @property
+    def epsg(self) -> int:
+        """The EPSG code of the system of coordinates; 0 where none is named."""
+        return next((code for key in CRS_KEYS if 0 < (code := self.codes.get(key, 0)) < USER_DEFINED), 0)
 
     @property
     def affine(self) -> Affine | None:

@@ -326,7 +326,7 @@ class _Run:
             "peak_resident_bytes": peak_resident_bytes(),
             "segments": describe_counts(self.slide),
             "class_count": len(self.model.spec.classes),
-            "classes": class_areas(pixels_K, self.model.spec.classes, self.grid.mpp),
+            "classes": class_areas(pixels_K, self.model.spec.classes, self.grid.mpp, files.counts_beyond()),
             "answer": self._answer(pixels_K) if self.answers_once else None,
         }
 

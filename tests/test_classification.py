@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,22 @@ from tests.engine.foreign import ForeignModel, classifier, noise
 from tests.fixtures import foreign_models as foreign
 from tests.fixtures.slides import write_geotiff, write_svs, write_tiled
 from tests.networks import small_model
+from tests.test_output_stride import RedShare, red_squares, red_tiles
 from tests.test_pipeline import interrupt_at_the_second_block, sha256
 
 SIDE = 32
 
 
 def tiles_of(image_HWC: NDArray[np.uint8], model: ForeignModel, overlap: int = 0) -> NDArray[np.float32]:
-    """Tile by tile what the network itself answers, [rows, columns, classes]."""
+    """Tile by tile what the network itself answers, [rows, columns, classes]: tiles that would leave the
+    picture, which is larger than they are, are moved inwards."""
     step = SIDE - 2 * overlap
-    around_HWC = np.pad(image_HWC, ((overlap, SIDE), (overlap, SIDE), (0, 0)), mode="edge")
-    rows, columns = -(-image_HWC.shape[0] // step), -(-image_HWC.shape[1] // step)
+    corners = [
+        [min(max(cell - overlap, 0), side - SIDE) for cell in range(0, side, step)]
+        for side in image_HWC.shape[:2]
+    ]
     return np.stack(
-        [
-            [model.by_hand(around_HWC[y : y + SIDE, x : x + SIDE]) for x in range(0, columns * step, step)]
-            for y in range(0, rows * step, step)
-        ]
+        [[model.by_hand(image_HWC[y : y + SIDE, x : x + SIDE]) for x in corners[1]] for y in corners[0]]
     )
 
 
@@ -115,12 +117,36 @@ def test_a_scene_s_tiles_lie_where_gdal_finds_them(tmp_path: Path, tags: dict[st
         for number, line in enumerate(lines):
             x, y = float(line["map_x"]), float(line["map_y"])
             assert mask.index(x, y) == divmod(number, mask.width)
-            assert mask.xy(*divmod(number, mask.width)) == pytest.approx((x, y))
+            box = [int(line[key]) for key in ("x", "y", "width", "height")]
+            centre = (box[1] + box[3] / 2 - 0.5, box[0] + box[2] / 2 - 0.5)
+            assert scene.xy(*centre) == pytest.approx((x, y))
             assert line["class"] == f"class {labels_HW[divmod(number, mask.width)]}"
         with rasterio.open(tmp_path / "heat.tif") as heat, rasterio.open(tmp_path / "probs.tif") as probs:
             assert (heat.count, heat.descriptions) == (1, ("class 1",))
             assert heat.transform == mask.transform
             assert np.array_equal(heat.read(1), probs.read(2))
+
+
+def test_a_scene_finer_than_the_model_is_seen_at_the_model_s_resolution(tmp_path: Path) -> None:
+    """What is 10 m for the model are two pixels of a map of 5 m; areas are those of the ground."""
+    coarse_HWC, _ = red_squares(75, 105, SIDE)
+    write_geotiff(tmp_path / "scene.tif", coarse_HWC.repeat(2, 0).repeat(2, 1), pixel=5.0, factors=())
+    model = ForeignModel(RedShare(None, 0.5), classes=2, task="classification", size=(SIDE, SIDE))
+    model.spec = replace(model.spec, input=replace(model.spec.input, mpp=10e6))
+
+    report = axialcli.predict(tmp_path / "scene.tif", tmp_path / "classes.tif", model=model)
+
+    with rasterio.open(tmp_path / "classes.tif") as mask:
+        assert mask.res == (320, 320)
+        labels_HW = mask.read(1)
+    assert np.array_equal(labels_HW, red_tiles(coarse_HWC, SIDE, 0.5))
+    # The last row and column of tiles are cut off by the scene's edge.
+    covered_HW = np.outer([32, 32, 11], [32, 32, 32, 9])
+    for entry in report["classes"]:
+        on_scene = covered_HW[labels_HW == entry["label"]].sum()
+        assert entry["pixels"] == np.count_nonzero(labels_HW == entry["label"])
+        assert entry["share"] == pytest.approx(on_scene / (75 * 105))
+        assert entry["area_um2"] == pytest.approx(on_scene * 10e6**2)
 
 
 def test_a_heatmap_is_a_picture_of_the_slide_the_redder_the_more_probable(tmp_path: Path) -> None:

@@ -23,11 +23,14 @@ from tests.test_pipeline import interrupt_at_the_second_block, sha256
 
 
 class RedShare(nn.Module):
-    """Class 1 where more red than green lies in a block, of the picture or of all of it."""
+    """Class 1 where more red than green lies in a block, of the picture or of all of it.
 
-    def __init__(self, stride: int | None) -> None:
+    share: how much of a block has to be red.
+    """
+
+    def __init__(self, stride: int | None, share: float = 0.0025) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.share = stride, share
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         apart_B1HW = images_BCHW[:, :1] - images_BCHW[:, 1:2]
@@ -35,7 +38,7 @@ class RedShare(nn.Module):
             mean = apart_B1HW.mean(dim=(2, 3))
         else:
             mean = nn.functional.avg_pool2d(apart_B1HW, self.stride)
-        return torch.cat((torch.full_like(mean, 0.01), mean), dim=1)
+        return torch.cat((torch.full_like(mean, 4 * self.share), mean), dim=1)
 
 
 def red_squares(height: int, width: int, cell: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -48,11 +51,22 @@ def red_squares(height: int, width: int, cell: int) -> tuple[np.ndarray[Any, Any
     return image_HWC, red_HW
 
 
+def red_tiles(image_HWC: np.ndarray[Any, Any], side: int, share: float = 0.0) -> np.ndarray[Any, Any]:
+    """Which tiles have more red than that, those at the far edges moved inwards."""
+    starts = [[min(at, length - side) for at in range(0, length, side)] for length in image_HWC.shape[:2]]
+    red_HW = image_HWC[..., 0] > image_HWC[..., 1]
+    return np.array(
+        [[red_HW[y : y + side, x : x + side].mean() > share for x in starts[1]] for y in starts[0]]
+    )
+
+
 @pytest.mark.parametrize("write", [write_svs, write_ome, write_tiled])
 @pytest.mark.parametrize("kind", ["coarse", "classifier"])
 def test_a_mask_of_larger_pixels_lies_on_its_slide(tmp_path: Path, write: Any, kind: str) -> None:
     cell = 16 if kind == "coarse" else 32
     image_HWC, want_HW = red_squares(701, 1003, cell)
+    if kind == "classifier":
+        want_HW = red_tiles(image_HWC, cell)
     write(tmp_path / "slide.tif", image_HWC, mpp=0.5, compression="zlib")
     model = (
         ForeignModel(RedShare(16), classes=2, stride=16)
@@ -75,7 +89,10 @@ def test_a_mask_of_larger_pixels_lies_on_its_slide(tmp_path: Path, write: Any, k
     )
     of_red = report["classes"][1]
     assert of_red["pixels"] == want_HW.sum()
-    assert of_red["area_um2"] == pytest.approx(want_HW.sum() * (0.5 * cell) ** 2)
+    # The last row and column of pixels lie partly beyond the slide.
+    on_slide_HW = want_HW.repeat(cell, 0).repeat(cell, 1)[:701, :1003]
+    assert of_red["area_um2"] == pytest.approx(on_slide_HW.sum() * 0.5**2)
+    assert of_red["share"] == pytest.approx(on_slide_HW.mean())
     assert report["engine"] == "tiles"
 
 
@@ -174,7 +191,7 @@ def test_auto_takes_tiles_for_what_cannot_be_streamed_and_says_why(
 def test_an_overlay_shows_each_class_where_it_is(tmp_path: Path) -> None:
     """The last tile is a quarter on the slide: stretched over it, the mask would lie 24 pixels off."""
     image_HWC = np.full((64, 144, 3), 128, np.uint8)
-    image_HWC[:, 64:128] = (255, 0, 0)
+    image_HWC[:, 64:] = (255, 0, 0)
     write_tiled(tmp_path / "slide.tif", image_HWC, factors=())
     model = ForeignModel(RedShare(None), classes=2, task="classification", size=(64, 64))
 
@@ -182,7 +199,7 @@ def test_an_overlay_shows_each_class_where_it_is(tmp_path: Path) -> None:
         tmp_path / "slide.tif", tmp_path / "mask.tif", model=model, overlay=tmp_path / "overlay.png"
     )
 
-    assert tifffile.imread(tmp_path / "mask.tif").tolist() == [[0, 1, 0]]
+    assert tifffile.imread(tmp_path / "mask.tif").tolist() == [[0, 1, 1]]
     drawn_HWC = np.asarray(Image.open(tmp_path / "overlay.png"))
     assert drawn_HWC.shape == image_HWC.shape
     # The class is red on a red square; the outline lies on both sides of its border, one pixel wide.

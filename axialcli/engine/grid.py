@@ -98,18 +98,20 @@ def tile_spans(
     return spans
 
 
-def centred_spans(length: int, *, tile: int, overlap: int) -> list[TileSpan]:
+def classified_spans(length: int, *, tile: int, overlap: int) -> list[TileSpan]:
     """Tiles that answer one pixel of the mask each, `tile` - 2 * overlap pixels of the view large.
 
-    Each tile reaches `overlap` beyond its pixel on both sides, and is filled where it leaves the view.
-    Raises UsageError where the overlap leaves nothing of the tile.
+    Each tile reaches `overlap` beyond its pixel on both sides. At the view's edges tiles are moved inwards,
+    and show what is there; only where the view is smaller than a tile is it filled. Raises UsageError where
+    the overlap leaves nothing of the tile.
     """
     step = tile_step(tile, overlap, 1)
     one = np.ones(1, np.float32)
+    least, most = min(length - tile, 0), max(length - tile, 0)
     spans = []
     for index in range(-(-length // step)):
-        first, last = index * step - overlap, index * step - overlap + tile
-        inside = (max(first, 0), min(last, length))
+        first = min(max(index * step - overlap, least), most)
+        inside = (max(first, 0), min(first + tile, length))
         spans.append(
             TileSpan(
                 start=index,
@@ -118,7 +120,7 @@ def centred_spans(length: int, *, tile: int, overlap: int) -> list[TileSpan]:
                 first=inside[0],
                 last=inside[1],
                 before=inside[0] - first,
-                after=last - inside[1],
+                after=first + tile - inside[1],
             )
         )
     return spans

@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialcli.errors import UsageError
-from axialcli.geometry import Affine, Box, GeoReference, Size, whole
+from axialcli.geometry import Affine, Box, Size, whole
 from axialcli.image import LabelPicture
 
 logger = logging.getLogger("axial")
 
 _SAME = 1e-3
 """Steps that differ by less than this share are the same."""
-
-_CODES_OF_CRS = (3072, 2048)
-"""GeoTIFF's keys of a projected and of a geographic system."""
 
 
 class Axis(NamedTuple):
@@ -147,19 +144,12 @@ def _by_affine(pred: LabelPicture, truth: LabelPicture, ours: Affine, theirs: Af
 
 
 def _check_crs(pred: LabelPicture, truth: LabelPicture) -> None:
-    ours, theirs = (_crs(picture.georeference) for picture in (pred, truth))
+    ours, theirs = (one.georeference.epsg if one.georeference else 0 for one in (pred, truth))
     if ours and theirs and ours != theirs:
         raise UsageError(
             f"{pred.path} and {truth.path} have different systems of coordinates ({ours} and {theirs}): "
             "warp one of them"
         )
-
-
-def _crs(reference: GeoReference | None) -> int:
-    """The EPSG code of a georeference; 0 where it names none."""
-    keys = () if reference is None else reference.geo_keys
-    codes = {keys[at]: keys[at + 3] for at in range(4, len(keys) - 3, 4)}
-    return next((codes[key] for key in _CODES_OF_CRS if codes.get(key)), 0)
 
 
 def _field(picture: LabelPicture) -> str:

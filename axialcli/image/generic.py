@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from axialcli.errors import ImageError
+from axialcli.image.georef import georeference
+from axialcli.image.ground import ground_scale
 from axialcli.image.layout import Layout, LevelPages, PagePlane, largest, level_of, pyramid, same_pixels, walk
 from axialcli.image.scale import (
     NO_SCALE,
     UM_PER_UNIT,
-    Scale,
     believed_spacing,
     from_resolution,
     from_unit,
@@ -32,9 +33,9 @@ def find_generic(tiff: Tiff) -> Layout:
     for page in pages:
         if page.name not in roles and page.reduced:
             roles[page.name] = "thumbnail"
-    geo = 34735 in base.tags
+    geo = georeference(base) if 34735 in base.tags else None
     why = "it is the largest" if len(pages) > 1 else "it is the only one"
-    scale = Scale(None, "georeferenced, in units of its map") if geo else from_resolution(base)
+    scale = ground_scale(geo, base.size) if geo else from_resolution(base)
     return Layout(format="geotiff" if geo else "generic", levels=levels, scale=scale, why=why, roles=roles)
 
 

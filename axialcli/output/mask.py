@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from axialcli.geometry import Block, label_dtype
+from axialcli.geometry import Block, Box, label_dtype
+from axialcli.output.counting import count_labels
 from axialcli.output.folder import WorkFolder
 from axialcli.output.info import MaskInfo
 from axialcli.output.journal import MASK_FILE
@@ -50,6 +51,21 @@ class MaskSink(SpooledSink):
         """
         self._build()
         return self._raster.at_most(max_px)
+
+    def counts_beyond(self, covered: tuple[float, float]) -> NDArray[np.float64]:
+        """How much of each class [K] lies beyond the slide, in pixels: shares of the last row and column.
+
+        covered: which share of height and width lies on the slide; less than one pixel is missing. All blocks
+        must have been written. Raises OutputError.
+        """
+        (height, width), classes = self._info.size, len(self._info.classes)
+        below, right = (side * (1 - share) for side, share in zip((height, width), covered, strict=True))
+        row, column = Box(height - 1, 0, height, width), Box(0, width - 1, height, width)
+        beyond_K = np.zeros(classes)
+        for share, edge in ((below, row), (right, column), (-below * right, row.intersection(column))):
+            if share:
+                beyond_K += share * count_labels(self._raster.read(0, 0, edge), classes)
+        return beyond_K
 
     def _build(self) -> None:
         if not self._built:

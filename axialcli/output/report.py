@@ -30,22 +30,25 @@ def class_areas(
     counts: Sequence[int] | NDArray[np.integer[Any]],
     classes: Sequence[ClassInfo],
     mpp: tuple[float, float] | None,
+    beyond: Sequence[float] | NDArray[np.float64] | float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Each class's label, name, pixels, share of all pixels (0..1) and area in um² (None without mpp).
+    """Each class's label, name, pixels, share of the slide (0..1) and area in um² (None without mpp).
 
-    Of more than 256 classes those that have pixels. counts: pixels per class. mpp: (y, x) microns per pixel.
+    Of more than 256 classes those that have pixels. counts: pixels per class. beyond: how much of them does
+    not lie on the slide. mpp: (y, x) microns per pixel.
     """
-    total = int(np.sum(counts))
+    on_slide = np.asarray(counts) - np.broadcast_to(beyond, len(counts))
+    total = float(on_slide.sum())
     pixel_um2 = None if mpp is None else mpp[0] * mpp[1]
     return [
         {
             "label": label,
             "name": entry.name,
             "pixels": int(pixels),
-            "share": int(pixels) / total if total else 0.0,
-            "area_um2": None if pixel_um2 is None else int(pixels) * pixel_um2,
+            "share": float(there) / total if total else 0.0,
+            "area_um2": None if pixel_um2 is None else float(there) * pixel_um2,
         }
-        for label, (entry, pixels) in enumerate(zip(classes, counts, strict=True))
+        for label, (entry, pixels, there) in enumerate(zip(classes, counts, on_slide, strict=True))
         if len(classes) <= FEW_CLASSES or pixels
     ]
 

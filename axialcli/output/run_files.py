@@ -98,6 +98,10 @@ class RunFiles(Closing):
         """Pixels per class over `boxes`, [K]."""
         return self.journal.counts(boxes)
 
+    def counts_beyond(self) -> NDArray[np.float64]:
+        """How much of each class's pixels lies beyond the slide, [K]: of the last row and column."""
+        return self._mask.counts_beyond(self._info.covered)
+
     @property
     def encode_s(self) -> float:
         """Seconds spent on compressing the mask, summed over the threads."""

@@ -101,14 +101,16 @@ class TileTable(SpooledSink):
                 ]
 
     def _place(self, row: int, column: int) -> list[str]:
-        """Left, top, width and height on the slide's level 0; the centre of the mask's pixel on the map."""
+        """Of what a pixel of the mask covers, left, top, width and height on the slide's level 0, and its
+        centre on the map."""
         assert self._info.slide_size is not None
         (height, width), (cell_y, cell_x) = self._info.slide_size, self._info.cell_px
         y0, x0 = row * cell_y, column * cell_x
         y1, x1 = min(y0 + cell_y, height), min(x0 + cell_x, width)
         place = [_pixels(one) for one in (x0, y0, x1 - x0, y1 - y0)]
         if self._affine is not None:
-            place += [f"{one:.12g}" for one in self._affine.world(row + 0.5, column + 0.5)]
+            centre = (y0 + y1) / 2 / cell_y, (x0 + x1) / 2 / cell_x
+            place += [f"{one:.12g}" for one in self._affine.world(*centre)]
         return place
 
     @property

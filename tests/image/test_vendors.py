@@ -45,7 +45,7 @@ FORMATS = {
     "imagej": ("imagej", (0.5, 0.5), "ImageJ description"),
     "tiled-jpeg": ("generic", (0.5, 0.5), "resolution tags"),
     "tiled-none": ("generic", None, "none in the file"),
-    "geotiff": ("geotiff", None, "georeferenced, in units of its map"),
+    "geotiff": ("geotiff", (5e5, 5e5), "georeference, EPSG:32618"),
 }
 
 
