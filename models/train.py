@@ -1,5 +1,6 @@
 """Trains a model of the zoo: python models/train.py models/NAME DATA [--run DIR] [--baseline] [--start FILE]
 
+Leaves models/NAME/model.safetensors, in place of the one that is there; of a baseline RUN/model.safetensors.
 DATA holds the data sets' folders. Settings are read from the model's recipe.toml; --baseline takes the
 recipe's plain convolutional network of equal cost instead and leaves it in the run's folder; --start goes
 through the recipe once more, with other samples, from the weights of a model file. A run that was stopped
@@ -151,7 +152,7 @@ def resume(last: Path, recipe: dict[str, Any], parts: dict[str, Any]) -> int:
     """
     if not last.exists():
         return 0
-    state = torch.load(last, weights_only=True)
+    state = torch.load(last, weights_only=True, map_location="cpu")
     if state.get("recipe") != _text(recipe):
         raise SystemExit(f"{last}: trained with another recipe; delete it, or give another folder with --run")
     for name, part in parts.items():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 import axialcli
 from axialcli.backends.model_file import read_spec
@@ -49,6 +50,11 @@ def means(image_HWC: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
     return np.asarray(np.rint(cells.mean((1, 3))), np.uint8)
 
 
+def resized(image_HWC: NDArray[np.uint8], by: float) -> NDArray[np.uint8]:
+    height, width = (round(side * by) for side in image_HWC.shape[:2])
+    return np.asarray(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BOX))
+
+
 def dice(pred: Path, truth: Path) -> float:
     """Of the nuclei; both files say where they lie."""
     report = evaluate(pred, truth)
@@ -64,6 +70,7 @@ def test_half_and_double_resolution_keep_size_place_and_most_of_the_quality(
     image_HWC, truth = tissue
     slides = {
         "own": (image_HWC, MPP),
+        "within": (resized(image_HWC, 5 / 8), MPP * 8 / 5),
         "coarse": (means(image_HWC, 2), 2 * MPP),
         "fine": (image_HWC.repeat(2, 0).repeat(2, 1), MPP / 2),
     }
@@ -72,20 +79,27 @@ def test_half_and_double_resolution_keep_size_place_and_most_of_the_quality(
         write(tmp_path / f"{name}.tif", pixels_HWC, mpp)
         found[name] = axialcli.predict(tmp_path / f"{name}.tif", tmp_path / f"{name}-mask.tif", model=model)
 
-    # Twice as coarse is within the model's range and taken as it is; twice as fine is resampled to its own.
+    # 0.4 microns per pixel are within the model's range and taken as they are; the others are resampled.
+    size, smaller = (HEIGHT, WIDTH), (HEIGHT * 5 // 8, WIDTH * 5 // 8)
     sizes = {name: tifffile.imread(tmp_path / f"{name}-mask.tif", level=0).shape for name in slides}
-    assert sizes == {"own": (HEIGHT, WIDTH), "coarse": (HEIGHT // 2, WIDTH // 2), "fine": (HEIGHT, WIDTH)}
+    assert sizes == {"own": size, "within": smaller, "coarse": size, "fine": size}
     assert {name: report["output"]["resampled"] for name, report in found.items()} == {
-        "own": False, "coarse": False, "fine": True,
+        "own": False, "within": False, "coarse": True, "fine": True,
     }  # fmt: skip
-    for name, mpp in (("own", MPP), ("coarse", 2 * MPP), ("fine", MPP)):
-        assert found[name]["output"]["mpp"] == pytest.approx([mpp, mpp], rel=1e-5)
+    for name, report in found.items():
+        mpp = MPP * 8 / 5 if name == "within" else MPP
+        assert report["output"]["mpp"] == pytest.approx([mpp, mpp], rel=1e-5)
     scores = {name: dice(tmp_path / f"{name}-mask.tif", truth) for name in slides}
     assert scores["own"] > 0.95
-    assert scores["coarse"] > 0.88
-    assert dice(tmp_path / "coarse-mask.tif", tmp_path / "own-mask.tif") > 0.88
+    assert scores["within"] > 0.93
+    assert scores["coarse"] > 0.96
+    assert dice(tmp_path / "coarse-mask.tif", tmp_path / "own-mask.tif") > 0.97
     assert dice(tmp_path / "fine-mask.tif", tmp_path / "own-mask.tif") > 0.985
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert warning == (
+        f"{tmp_path / 'coarse.tif'} has 0.5 microns per pixel and is enlarged to 0.25; "
+        "nuclei is made for 0.18 to 0.42: expect a worse mask"
+    )
 
 
 def test_what_is_coarser_than_the_model_s_range_is_enlarged_with_a_warning(
@@ -102,12 +116,13 @@ def test_what_is_coarser_than_the_model_s_range_is_enlarged_with_a_warning(
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
     assert warning == (
         f"{tmp_path / 'slide.tif'} has 1 microns per pixel and is enlarged to 0.25; "
-        "nuclei is made for 0.18 to 0.55: expect a worse mask"
+        "nuclei is made for 0.18 to 0.42: expect a worse mask"
     )
 
 
 @pytest.mark.parametrize(
-    ("asked", "warned"), [({"mpp": 1.0}, True), ({"mpp": 0.5}, False), ({"level": 0}, False)]
+    ("asked", "warned"),
+    [({"mpp": 1.0}, True), ({"mpp": 0.5}, True), ({"mpp": 0.4}, False), ({"level": 0}, False)],
 )
 def test_a_resolution_that_is_asked_for_is_used_and_warned_of_where_the_model_is_not_made_for_it(
     tmp_path: Path, model: axialcli.Model, tissue: tuple[NDArray[np.uint8], Path],
@@ -119,7 +134,7 @@ def test_a_resolution_that_is_asked_for_is_used_and_warned_of_where_the_model_is
 
     mpp = asked.get("mpp", MPP)
     assert report["output"]["size"] == [128 * MPP / mpp, 160 * MPP / mpp]
-    says = "is predicted at 1 microns per pixel, and nuclei is made for 0.18 to 0.55"
+    says = f"is predicted at {mpp:g} microns per pixel, and nuclei is made for 0.18 to 0.42"
     assert (says in caplog.text) == warned
 
 

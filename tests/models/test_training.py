@@ -46,6 +46,26 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
         assert torch.equal(tensor, again[name]), name
 
 
+def test_a_training_begun_on_a_gpu_goes_on_without_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint names the device of each tensor, and torch looks for it."""
+    recipe = small_recipe()
+    parts = script.make_parts(recipe, "cpu", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        script.save(tmp_path / "last.pt", recipe, parts, 3)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(tmp_path / "last.pt", weights_only=True)
+
+    again = script.make_parts(recipe, "cpu", tmp_path)
+
+    assert script.resume(tmp_path / "last.pt", recipe, again) == 3
+    for name, tensor in parts["network"].state_dict().items():
+        assert torch.equal(again["network"].state_dict()[name], tensor), name
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(data: Path, tmp_path: Path) -> None:
     recipe = small_recipe()
     parts = script.make_parts(recipe, "cpu", tmp_path)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +71,7 @@ def test_the_file_says_what_its_recipe_says(name: str) -> None:
         recipe["input"].get("mpp"),
         recipe["input"]["channels"],
     )
+    assert list(spec.input.mpp_range or ()) == recipe["input"]["mpp_range"]
     assert spec.licence == recipe["about"]["licence"] == "Apache-2.0"
     assert list(spec.training_data) == recipe["about"]["training_data"]
 
@@ -89,6 +92,27 @@ def test_the_card_says_what_a_user_has_to_know(name: str) -> None:
         assert licence in text.split("## Training")[1]
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
         assert (MODELS / name / picture).is_file()
+
+
+@every_model
+def test_the_file_and_the_card_give_the_same_figures(name: str) -> None:
+    """Those of the file were written by measure.py; the card has them rounded."""
+    quality, text = read_spec(find_model(name)).quality, card(name).split("## Quality")[1].split("\n## ")[0]
+
+    found, shown = list(figures(quality)), [float(one) for one in re.findall(r"\d\.\d{3}\b", text)]
+    assert len(found) >= 5
+    for figure in found:
+        # The file has four digits.
+        assert min(abs(figure - one) for one in shown) < 0.00055, figure
+
+
+def figures(quality: Mapping[str, Any]) -> Iterator[float]:
+    """All shares and scores; not how many pictures or tiles there were."""
+    for figure in quality.values():
+        if isinstance(figure, dict):
+            yield from figures(figure)
+        elif isinstance(figure, float):
+            yield figure
 
 
 @every_model
