@@ -185,7 +185,8 @@ class Affine(NamedTuple):
 
 
 CRS_KEYS, USER_DEFINED = (3072, 2048), 32767
-"""GeoTIFF's keys for projected and for geographic systems of coordinates, and the value that names none."""
+"""GeoTIFF's keys for projected and for geographic systems of coordinates, and the first value that is not
+EPSG's: it says that the file describes the system itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,9 +238,13 @@ class GeoReference:
         return {keys[at]: keys[at + 3] for at in range(4, len(keys) - 3, 4) if not keys[at + 1]}
 
     @property
-    def epsg(self) -> int:
-        """The EPSG code of the system of coordinates; 0 where none is named."""
-        return next((code for key in CRS_KEYS if 0 < (code := self.codes.get(key, 0)) < USER_DEFINED), 0)
+    def crs(self) -> int:
+        """The number of the system of coordinates; 0 where none is named.
+
+        It is EPSG's below USER_DEFINED. A projection comes first: its datum may have one where it has
+        none itself.
+        """
+        return next((code for key in CRS_KEYS if (code := self.codes.get(key, 0))), 0)
 
     @property
     def affine(self) -> Affine | None:

@@ -64,7 +64,11 @@ def main() -> None:
         )
     # dsb2018 has no microns per pixel; that it says so 59 times helps nobody.
     logging.getLogger("axial").setLevel(logging.ERROR)
+    if args.joined and (args.coarser, args.level) != (1.0, None):
+        raise SystemExit("--joined lays out pictures as they are: leave out --coarser and --level")
     recipe, file = read_recipe(args.model), args.weights or args.model / "model.safetensors"
+    if args.coarser != 1 and recipe["data"] not in ("nuclei", "objects"):
+        raise SystemExit(f"--coarser is for pictures of nuclei, not for {recipe['name']}")
     model = axialcli.load_model(file)
     with tempfile.TemporaryDirectory() as folder:
         found = measured(

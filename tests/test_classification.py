@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -22,26 +23,21 @@ from axialcli.errors import OutputError, UsageError
 from tests.cli.conftest import Axial
 from tests.cli.conftest import axial as axial
 from tests.engine.foreign import ForeignModel, classifier, noise
+from tests.engine.test_classifier_tiles import seen
 from tests.fixtures import foreign_models as foreign
 from tests.fixtures.slides import write_geotiff, write_svs, write_tiled
 from tests.networks import small_model
-from tests.test_output_stride import RedShare, red_squares, red_tiles
+from tests.test_output_stride import RedShare, red_squares
 from tests.test_pipeline import interrupt_at_the_second_block, sha256
 
 SIDE = 32
 
 
 def tiles_of(image_HWC: NDArray[np.uint8], model: ForeignModel, overlap: int = 0) -> NDArray[np.float32]:
-    """Tile by tile what the network itself answers, [rows, columns, classes]: tiles that would leave the
-    picture, which is larger than they are, are moved inwards."""
+    """Tile by tile what the network itself answers, [rows, columns, classes]."""
     step = SIDE - 2 * overlap
-    corners = [
-        [min(max(cell - overlap, 0), side - SIDE) for cell in range(0, side, step)]
-        for side in image_HWC.shape[:2]
-    ]
-    return np.stack(
-        [[model.by_hand(image_HWC[y : y + SIDE, x : x + SIDE]) for x in corners[1]] for y in corners[0]]
-    )
+    places = [[seen(cell - overlap, side) for cell in range(0, side, step)] for side in image_HWC.shape[:2]]
+    return np.stack([[model.by_hand(image_HWC[np.ix_(y, x)]) for x in places[1]] for y in places[0]])
 
 
 def tile_model(classes: int = 4, **said: Any) -> ForeignModel:
@@ -129,7 +125,7 @@ def test_a_scene_s_tiles_lie_where_gdal_finds_them(tmp_path: Path, tags: dict[st
 
 def test_a_scene_finer_than_the_model_is_seen_at_the_model_s_resolution(tmp_path: Path) -> None:
     """What is 10 m for the model are two pixels of a map of 5 m; areas are those of the ground."""
-    coarse_HWC, _ = red_squares(75, 105, SIDE)
+    coarse_HWC, want_HW = red_squares(75, 105, SIDE)
     write_geotiff(tmp_path / "scene.tif", coarse_HWC.repeat(2, 0).repeat(2, 1), pixel=5.0, factors=())
     model = ForeignModel(RedShare(None, 0.5), classes=2, task="classification", size=(SIDE, SIDE))
     model.spec = replace(model.spec, input=replace(model.spec.input, mpp=10e6))
@@ -139,7 +135,7 @@ def test_a_scene_finer_than_the_model_is_seen_at_the_model_s_resolution(tmp_path
     with rasterio.open(tmp_path / "classes.tif") as mask:
         assert mask.res == (320, 320)
         labels_HW = mask.read(1)
-    assert np.array_equal(labels_HW, red_tiles(coarse_HWC, SIDE, 0.5))
+    assert np.array_equal(labels_HW, want_HW)
     # The last row and column of tiles are cut off by the scene's edge.
     covered_HW = np.outer([32, 32, 11], [32, 32, 32, 9])
     for entry in report["classes"]:
@@ -147,6 +143,47 @@ def test_a_scene_finer_than_the_model_is_seen_at_the_model_s_resolution(tmp_path
         assert entry["pixels"] == np.count_nonzero(labels_HW == entry["label"])
         assert entry["share"] == pytest.approx(on_scene / (75 * 105))
         assert entry["area_um2"] == pytest.approx(on_scene * 10e6**2)
+
+
+@pytest.mark.parametrize("side", [71, 150])
+def test_areas_are_those_of_the_scene_and_not_of_whole_pixels(tmp_path: Path, side: int) -> None:
+    """71 pixels of 5 m are 35.5 of 10 m, of which the mask has 36."""
+    write_geotiff(tmp_path / "scene.tif", noise(side, 90), pixel=5.0, factors=())
+    model = tile_model()
+    model.spec = replace(model.spec, input=replace(model.spec.input, mpp=10e6))
+
+    report = axialcli.predict(tmp_path / "scene.tif", tmp_path / "classes.tif", model=model)
+
+    assert sum(entry["area_um2"] for entry in report["classes"]) == pytest.approx(side * 90 * 5e6**2)
+    assert sum(entry["share"] for entry in report["classes"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("latitude", [60.0, 75.0])
+def test_a_scene_in_degrees_is_seen_with_square_pixels(tmp_path: Path, latitude: float) -> None:
+    """9e-5 degrees are 10 m from south to north, which the model takes, and much less from west to east."""
+    write_geotiff(
+        tmp_path / "scene.tif", noise(96, 256), pixel=9e-5, epsg=4326, origin=(25.0, latitude), factors=()
+    )
+    model = tile_model()
+    resolution = {"mpp": 10e6, "mpp_range": (8e6, 12e6)}
+    model.spec = replace(model.spec, input=replace(model.spec.input, **resolution))
+
+    report = axialcli.predict(tmp_path / "scene.tif", tmp_path / "classes.tif", model=model)
+
+    assert report["output"]["resampled"]
+    across = 256 * 9e-5 * 111.3e3 * np.cos(np.deg2rad(latitude)) / 10
+    assert report["output"]["size"] == [4, np.ceil(across / SIDE)]
+
+
+def test_a_model_for_microscopes_is_not_run_on_a_map(tmp_path: Path) -> None:
+    write_geotiff(tmp_path / "scene.tif", noise(96, 96), pixel=10.0, factors=())
+    says = (
+        "has 1e+07 microns per pixel, and nuclei is made for 0.18 to 0.42: take another model, say the "
+        "resolution with --mpp-override, or take the picture as it is with --level 0"
+    )
+    with pytest.raises(UsageError, match=re.escape(says)):
+        axialcli.predict(tmp_path / "scene.tif", tmp_path / "mask.tif", model="nuclei")
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
 
 
 def test_a_heatmap_is_a_picture_of_the_slide_the_redder_the_more_probable(tmp_path: Path) -> None:

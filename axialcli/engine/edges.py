@@ -1,4 +1,4 @@
-"""Pixels beyond a picture's edge: its first and last rows and columns, repeated.
+"""Pixels beyond a picture's edge: its first and last rows and columns, repeated, or its mirror image.
 
 Shapes: H height, W width, C channels.
 """
@@ -19,3 +19,14 @@ def repeat_edges(image_HWC: NDArray[Any], rows: tuple[int, int], columns: tuple[
     if not any((*rows, *columns)):
         return image_HWC
     return np.pad(image_HWC, (rows, columns, (0, 0)), mode="edge")
+
+
+def mirror_edges(image_HWC: NDArray[Any], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
+    """The image [H, W, C] mirrored at its first and last row and column; any dtype.
+
+    rows, columns: how many come before and after, 0 or more; of a small image they are mirrored in turn.
+    Without any the same array comes back.
+    """
+    if not any((*rows, *columns)):
+        return image_HWC
+    return np.pad(image_HWC, (rows, columns, (0, 0)), mode="reflect")

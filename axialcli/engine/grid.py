@@ -18,8 +18,8 @@ class TileSpan:
 
     start, stop: the mask's pixels [start, stop) that it answers. weight: of its answer at each of them,
     float32, between 0 and 1; over all tiles the weights of a pixel sum to 1. first, last: the view's pixels
-    [first, last) that it is made of. before, after: how often the first and the last of them are repeated
-    where the tile reaches beyond the view.
+    [first, last) that it is made of. before, after: how many are missing where the tile reaches beyond the
+    view, and are filled.
     """
 
     start: int
@@ -98,20 +98,18 @@ def tile_spans(
     return spans
 
 
-def classified_spans(length: int, *, tile: int, overlap: int) -> list[TileSpan]:
+def centred_spans(length: int, *, tile: int, overlap: int) -> list[TileSpan]:
     """Tiles that answer one pixel of the mask each, `tile` - 2 * overlap pixels of the view large.
 
-    Each tile reaches `overlap` beyond its pixel on both sides. At the view's edges tiles are moved inwards,
-    and show what is there; only where the view is smaller than a tile is it filled. Raises UsageError where
-    the overlap leaves nothing of the tile.
+    Each tile reaches `overlap` beyond its pixel on both sides, and is filled where it leaves the view.
+    Raises UsageError where the overlap leaves nothing of the tile.
     """
     step = tile_step(tile, overlap, 1)
     one = np.ones(1, np.float32)
-    least, most = min(length - tile, 0), max(length - tile, 0)
     spans = []
     for index in range(-(-length // step)):
-        first = min(max(index * step - overlap, least), most)
-        inside = (max(first, 0), min(first + tile, length))
+        first, last = index * step - overlap, index * step - overlap + tile
+        inside = (max(first, 0), min(last, length))
         spans.append(
             TileSpan(
                 start=index,
@@ -120,7 +118,7 @@ def classified_spans(length: int, *, tile: int, overlap: int) -> list[TileSpan]:
                 first=inside[0],
                 last=inside[1],
                 before=inside[0] - first,
-                after=first + tile - inside[1],
+                after=last - inside[1],
             )
         )
     return spans

@@ -16,7 +16,7 @@ class MaskGrid:
     """The mask's pixels. Pixel (y, x) covers the view's from (y, x) * stride to (y + 1, x + 1) * stride.
 
     stride: pixels of the view per pixel of the mask. mpp: microns per pixel (y, x), or None. georeference:
-    the view's, scaled. covered: which share of the mask's height and width lies on the view; less than 1
+    the view's, scaled. covered: which share of the mask's height and width lies on the slide; less than 1
     where its last pixels reach beyond.
     """
 
@@ -52,7 +52,7 @@ def mask_grid(view: SlideView, stride: Size = DENSE) -> MaskGrid:
             view.georeference.scaled(*stride) if view.georeference and stride != DENSE else view.georeference
         ),
         covered=(
-            view.size.height / (size.height * stride.height),
-            view.size.width / (size.width * stride.width),
+            view.covered[0] * view.size.height / (size.height * stride.height),
+            view.covered[1] * view.size.width / (size.width * stride.width),
         ),
     )

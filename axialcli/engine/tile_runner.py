@@ -15,7 +15,7 @@ from torch import Tensor
 
 from axialcli.backends import Model
 from axialcli.engine.background import Background
-from axialcli.engine.edges import repeat_edges
+from axialcli.engine.edges import mirror_edges, repeat_edges
 from axialcli.engine.grid import TileSpan
 from axialcli.engine.slabs import Slab
 from axialcli.engine.stopwatch import Stopwatch
@@ -65,7 +65,7 @@ class TileRunner:
         for spans in _batches(mixed, batch):
             device = self._model.device
             with self._stopwatch.stage("to device"):
-                images_BHWC = torch.stack([_tile(slab.image_HWC, row, span, left) for span in spans])
+                images_BHWC = torch.stack([self._tile(slab.image_HWC, row, span, left) for span in spans])
                 images_BHWC = images_BHWC.to(device)
             with self._stopwatch.stage("network", device):
                 probs_BKHW = self.predict(images_BHWC)
@@ -89,6 +89,16 @@ class TileRunner:
             )
         return probs[:, :, None, None] if self._tiling.classifies else probs
 
+    def _tile(self, slab_HWC: NDArray[Any], row: TileSpan, column: TileSpan, left: int) -> Tensor:
+        """What the network sees of one tile [H, W, C]; the slab's first column is the view's `left`.
+
+        A classifier answers for all that it sees: beyond the view, that is the tile's own mirror image. Of a
+        segmentation edges are repeated: glass goes on as glass, and no object has a twin.
+        """
+        image_HWC = slab_HWC[:, column.first - left : column.last - left]
+        fill = mirror_edges if self._tiling.classifies else repeat_edges
+        return torch.from_numpy(fill(image_HWC, (row.before, row.after), (column.before, column.after)))
+
     def _blank_tile(self, height: int, width: int) -> Tensor:
         """The probabilities [1, K, H, W] of a tile that is blank everywhere: a network is a function of its
         input, so all such tiles of one shape have the same ones."""
@@ -99,12 +109,6 @@ class TileRunner:
             with self._stopwatch.stage("network"):
                 self._blank_probs[height, width] = self.predict(torch.from_numpy(image_HWC)[None])
         return self._blank_probs[height, width]
-
-
-def _tile(slab_HWC: NDArray[Any], row: TileSpan, column: TileSpan, left: int) -> Tensor:
-    """What the network sees of one tile [H, W, C]; the slab's first column is the view's `left`."""
-    image_HWC = slab_HWC[:, column.first - left : column.last - left]
-    return torch.from_numpy(repeat_edges(image_HWC, (row.before, row.after), (column.before, column.after)))
 
 
 def _batches(spans: list[TileSpan], most: int) -> Iterator[list[TileSpan]]:

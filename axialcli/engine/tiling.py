@@ -8,7 +8,7 @@ from typing import Any
 
 from axialcli.backends.spec import ModelSpec
 from axialcli.config import Blend
-from axialcli.engine.grid import TileSpan, classified_spans, tile_spans, tile_step
+from axialcli.engine.grid import TileSpan, centred_spans, tile_spans, tile_step
 from axialcli.geometry import Size
 
 
@@ -72,7 +72,7 @@ class Tiling:
 
     def _spans(self, length: int, tile: int) -> list[TileSpan]:
         if self.classifies:
-            return classified_spans(length, tile=tile, overlap=self.overlap)
+            return centred_spans(length, tile=tile, overlap=self.overlap)
         return tile_spans(
             length,
             tile=tile,

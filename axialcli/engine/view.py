@@ -6,10 +6,11 @@ import logging
 import math
 
 from axialcli.backends import Model
-from axialcli.backends.spec import InputSpec
+from axialcli.backends.spec import SAME_MPP, InputSpec
 from axialcli.config import PredictSettings
 from axialcli.errors import UsageError
 from axialcli.image import Slide, SlideView, Stack
+from axialcli.image.view import FINEST
 
 logger = logging.getLogger("axial")
 
@@ -19,16 +20,17 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
 
     A level within the model's range of resolutions is taken as it is; otherwise the slide is
     resampled to the model's microns per pixel. Warns where the settings choose a resolution that the model
-    is not made for, or the slide has none that is fine enough. Raises UsageError where neither says one.
+    is not made for, or the slide has none that is fine enough. Raises UsageError where neither says one, and
+    where the slide is so coarse that another kind of picture must be meant.
     """
     wanted = model.spec.input
     if settings.level is not None or settings.mpp is not None:
         view = slide.view(level=settings.level, mpp=settings.mpp)
-        if view.mpp is not None and not wanted.takes_mpp(max(view.mpp)):
+        if view.mpp is not None and not all(map(wanted.takes_mpp, view.mpp)):
             logger.warning(
-                "%s is predicted at %.3g microns per pixel, and %s is made for %s: expect a worse mask",
+                "%s is predicted at %s microns per pixel, and %s is made for %s: expect a worse mask",
                 slide.path,
-                max(view.mpp),
+                _mpp(view.mpp),
                 model.spec.name,
                 _range(wanted),
             )
@@ -48,22 +50,26 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
             wanted.mpp,
         )
         return slide.view(level=0)
-    fitting = [
-        (abs(math.log(mpp / wanted.mpp)), number)
-        for number, level in enumerate(slide.levels)
-        for mpp in [max(slide.mpp[0] * level.downsample[0], slide.mpp[1] * level.downsample[1])]
-        if wanted.takes_mpp(mpp)
-    ]
+    fitting = []
+    for number, level in enumerate(slide.levels):
+        mpp = [own * down for own, down in zip(slide.mpp, level.downsample, strict=True)]
+        # Both: what is squeezed looks like nothing that a model has seen.
+        if all(map(wanted.takes_mpp, mpp)):
+            fitting.append((abs(math.log(max(mpp) / wanted.mpp)), number))
     if fitting:
         return slide.view(level=min(fitting)[1])
-    if max(slide.mpp) > wanted.mpp:
+    told = (slide.path, _mpp(slide.mpp), model.spec.name, _range(wanted))
+    if max(slide.mpp) > FINEST * wanted.mpp:
+        raise UsageError(
+            "{} has {} microns per pixel, and {} is made for {}: take another model, say the resolution with "
+            "--mpp-override, or take the picture as it is with --level 0".format(*told)
+        )
+    if max(slide.mpp) > wanted.mpp * (1 + SAME_MPP):
         logger.warning(
-            "%s has %.3g microns per pixel and is enlarged to %g; %s is made for %s: expect a worse mask",
-            slide.path,
-            max(slide.mpp),
+            "%s has %s microns per pixel and is enlarged to %g; %s is made for %s: expect a worse mask",
+            *told[:2],
             wanted.mpp,
-            model.spec.name,
-            _range(wanted),
+            *told[2:],
         )
     return slide.view(mpp=wanted.mpp)
 
@@ -85,6 +91,13 @@ def choose_volume(slide: Slide, model: Model, settings: PredictSettings) -> Stac
             _range(wanted),
         )
     return stack
+
+
+def _mpp(mpp: tuple[float, float]) -> str:
+    height, width = mpp
+    if abs(height - width) <= SAME_MPP * width:
+        return f"{max(mpp):.3g}"
+    return f"{width:.3g} x {height:.3g}"
 
 
 def _range(wanted: InputSpec) -> str:

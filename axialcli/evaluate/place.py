@@ -144,7 +144,7 @@ def _by_affine(pred: LabelPicture, truth: LabelPicture, ours: Affine, theirs: Af
 
 
 def _check_crs(pred: LabelPicture, truth: LabelPicture) -> None:
-    ours, theirs = (one.georeference.epsg if one.georeference else 0 for one in (pred, truth))
+    ours, theirs = (one.georeference.crs if one.georeference else 0 for one in (pred, truth))
     if ours and theirs and ours != theirs:
         raise UsageError(
             f"{pred.path} and {truth.path} have different systems of coordinates ({ours} and {theirs}): "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from axialcli.geometry import Affine, GeoReference, Size
+from axialcli.geometry import USER_DEFINED, Affine, GeoReference, Size
 from axialcli.image.scale import Scale
 
 if TYPE_CHECKING:
@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 SAME = 0.01
 """By what share a metre of a map may differ from one on the ground and be taken for it."""
 
-LINEAR_UNITS_KEY = 3076
+METHOD_KEY, UNIT_KEY = 3075, 3076
+"""GeoTIFF's keys for how a map is projected, and for its unit of length."""
+
+TRUE_METHODS = (1, 8, 9, 10, 11, 27)
+"""Projections that are made for the region that they show: transverse Mercator, Lambert's, Albers'."""
+
 METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
-"""Of GeoTIFF's linear units, which are codes of EPSG: metre, foot, foot of the US survey."""
+"""Of EPSG's units of length: metre, foot, foot of the US survey."""
 
 LEAST_M, MOST_M = 1e-4, 1e6
 """What a pixel of a map may measure."""
@@ -28,32 +33,35 @@ def ground_scale(reference: GeoReference, size: Size) -> Scale:
     What the map's unit says, where a metre of the map is one of the ground to a hundredth, as on a map of a
     zone; else the distance on the ellipsoid: a Mercator map is too large by one over the cosine of the
     latitude, and a degree is as long as the latitude makes it. None where only control points say where the
-    picture lies, or the system of coordinates is not known.
+    picture lies, or the system of coordinates is not known. One that the file describes itself is believed
+    where its projection hardly stretches what it is made for.
     """
     affine = reference.affine
     if affine is None:
         return Scale(None, "georeferenced by control points alone")
-    code, unit_m = reference.epsg, METRES.get(reference.codes.get(LINEAR_UNITS_KEY, 0))
-    if not code:
-        if unit_m is None:
-            return Scale(None, "georeferenced, in units that the file does not name")
+    if not 0 < reference.crs < USER_DEFINED:
+        unit_m = METRES.get(reference.codes.get(UNIT_KEY, 0))
+        if unit_m is None or reference.codes.get(METHOD_KEY) not in TRUE_METHODS:
+            return Scale(None, "georeferenced, in a system of coordinates without a number")
         return _believed(_on_the_map(affine, unit_m), "georeference, the map's own unit")
     # It takes a tenth of a second to import, which no other slide has to wait for.
     import pyproj
-    from pyproj.exceptions import CRSError
+    from pyproj.exceptions import ProjError
 
+    name = f"EPSG:{reference.crs}"
     try:
-        crs = pyproj.CRS.from_epsg(code)
-    except CRSError:
-        return Scale(None, f"georeferenced, in a system of coordinates that is not known (EPSG:{code})")
-    if not (crs.is_projected or crs.is_geographic):
-        return Scale(None, f"georeferenced, in a system of coordinates that is no map's (EPSG:{code})")
-    on_ground = _on_the_ground(affine, size, crs)
+        crs = pyproj.CRS.from_epsg(reference.crs)
+        if not (crs.is_projected or crs.is_geographic):
+            return Scale(None, f"georeferenced, in a system of coordinates that is no map's ({name})")
+        on_ground = _on_the_ground(affine, size, crs)
+    except ProjError:
+        # A number that the library does not know, or a system that it cannot compute with.
+        return Scale(None, f"georeferenced, in a system of coordinates that is not known ({name})")
     if crs.is_projected:
-        on_map = _on_the_map(affine, unit_m or crs.axis_info[0].unit_conversion_factor)
+        on_map = _on_the_map(affine, crs.axis_info[0].unit_conversion_factor)
         if all(abs(one - other) <= SAME * other for one, other in zip(on_map, on_ground, strict=True)):
-            return _believed(on_map, f"georeference, EPSG:{code}")
-    return _believed(on_ground, f"georeference, EPSG:{code}, on the ground at the picture's middle")
+            return _believed(on_map, f"georeference, {name}")
+    return _believed(on_ground, f"georeference, {name}, on the ground at the picture's middle")
 
 
 def _on_the_map(affine: Affine, unit_m: float) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from axialcli.image.resample import Resampled, Source, Step
 if TYPE_CHECKING:
     from axialcli.image.slide import Slide
 
-_FINEST = 16
+FINEST = 16
 """Enlarging further than this cannot be meant: the mask would be hundreds of times the slide."""
 
 _SAME = 1e-3
@@ -33,7 +33,8 @@ class SlideView:
 
     size: of the grid. mpp: microns per pixel (y, x), or None. downsample: pixels of level 0 per pixel of
     the grid, (y, x). level: which level the pixels come from. channels, dtype: as the slide's.
-    georeference: the slide's, scaled to this grid.
+    georeference: the slide's, scaled to this grid. covered: which share of its height and width lies on the
+    slide; less than 1 where its last pixels reach beyond.
     """
 
     size: Size
@@ -45,6 +46,7 @@ class SlideView:
     georeference: GeoReference | None
     resampled: bool
     pixels: Source
+    covered: tuple[float, float] = (1.0, 1.0)
 
     def read(self, box: Box) -> NDArray[Any]:
         """The pixels of `box`, [H, W, C]. Their values do not depend on the box.
@@ -96,9 +98,9 @@ def mpp_view(slide: Slide, mpp: float) -> SlideView:
     if slide.mpp is None:
         raise UsageError(f"{slide.path}: its microns per pixel are not known; give them with --mpp-override")
     down = (mpp / slide.mpp[0], mpp / slide.mpp[1])
-    if min(down) < 1 / _FINEST:
+    if min(down) < 1 / FINEST:
         raise UsageError(
-            f"{slide.path}: {mpp:g} microns per pixel is over {_FINEST} times finer than the slide's own "
+            f"{slide.path}: {mpp:g} microns per pixel is over {FINEST} times finer than the slide's own "
             f"{max(slide.mpp):g}: choose a resolution that the slide has"
         )
     for number, level in enumerate(slide.levels):
@@ -117,6 +119,10 @@ def mpp_view(slide: Slide, mpp: float) -> SlideView:
         georeference=slide.georeference.scaled(*down) if slide.georeference else None,
         resampled=True,
         pixels=resampled(slide, number, size, down),
+        covered=(
+            min(slide.size.height / down[0] / size.height, 1.0),
+            min(slide.size.width / down[1] / size.width, 1.0),
+        ),
     )
 
 

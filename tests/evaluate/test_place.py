@@ -117,6 +117,8 @@ def test_points_mean_the_middle_of_their_pixels(tmp_path: Path) -> None:
     [
         (geo(6e5, 4.6e6, 2.0), "lie at different places"),
         (geo(5e5, 4.6e6, 2.0, epsg=32619), r"different systems of coordinates \(32618 and 32619\)"),
+        # One that the file describes itself.
+        (geo(5e5, 4.6e6, 2.0, epsg=32767), r"different systems of coordinates \(32618 and 32767\)"),
         (
             GeoReference(transformation=(0, 2, 0, 5e5, 2, 0, 0, 4.6e6, 0, 0, 0, 0, 0, 0, 0, 1)),
             "are turned against each other",

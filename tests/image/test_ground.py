@@ -94,18 +94,31 @@ def reference(**keys: int) -> GeoReference:
 
 
 @pytest.mark.parametrize(("unit", "metres"), [(9001, 1.0), (9002, 0.3048), (9003, 0.3048006096)])
-def test_of_a_system_without_a_number_the_unit_is_believed(unit: int, metres: float) -> None:
-    found = ground_scale(reference(k1024=1, k3072=32767, k3076=unit), Size(10, 10))
+@pytest.mark.parametrize("datum", [{}, {"k2048": 4269}])
+def test_of_a_map_without_a_number_the_unit_is_believed(
+    unit: int, metres: float, datum: dict[str, int]
+) -> None:
+    """As GDAL writes the grids of Albers for America, whose datum has a number of its own."""
+    found = ground_scale(reference(k1024=1, k3072=32767, k3075=11, k3076=unit, **datum), Size(10, 10))
     assert found.mpp == pytest.approx((2 * metres * 1e6, 3 * metres * 1e6), rel=1e-9)
     assert found.source == "georeference, the map's own unit"
+
+
+WITHOUT = "georeferenced, in a system of coordinates without a number"
 
 
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"k3072": 32767}, "georeferenced, in units that the file does not name"),
-        ({"k1024": 1}, "georeferenced, in units that the file does not name"),
+        ({"k3072": 32767, "k3075": 1}, WITHOUT),
+        ({"k1024": 1}, WITHOUT),
+        # Mercator's: a metre of it is any length; degrees, with a unit for heights.
+        ({"k3072": 32767, "k3075": 7, "k3076": 9001}, WITHOUT),
+        ({"k2048": 32767, "k3076": 9001}, WITHOUT),
+        ({"k3072": 54009, "k2048": 4326, "k3076": 9001}, WITHOUT),
         ({"k3072": 1}, "georeferenced, in a system of coordinates that is not known (EPSG:1)"),
+        # The library knows it and cannot compute with it.
+        ({"k3072": 3173}, "georeferenced, in a system of coordinates that is not known (EPSG:3173)"),
         ({"k2048": 4978}, "georeferenced, in a system of coordinates that is no map's (EPSG:4978)"),
     ],
 )
