@@ -3,10 +3,11 @@
 Leaves models/NAME/model.safetensors, in place of the one that is there; of a baseline RUN/model.safetensors.
 DATA holds the data sets' folders. Settings are read from the model's recipe.toml; --baseline takes the
 recipe's plain convolutional network of equal cost instead and leaves it in the run's folder; --start goes
-through the recipe once more, with other samples, from the weights of a model file. A run that was stopped
-goes on from its last checkpoint (RUN/last.pt); samples are drawn from (seed, step), so that they do not
-depend on where it stopped. A checkpoint holds its recipe and is refused by any other. Nothing is chosen by
-the validation split: the weights are the moving average at the last step.
+through the recipe once more, with other samples, from the weights of a model file, and --seed names samples
+for a third time. A run that was stopped goes on from its last checkpoint (RUN/last.pt); samples are drawn
+from (seed, step), so that they do not depend on where it stopped. A checkpoint holds its recipe and is
+refused by any other. Nothing is chosen by the validation split: the weights are the moving average at the
+last step.
 """
 
 from __future__ import annotations
@@ -40,10 +41,15 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=None, help="checkpoints; default runs/NAME")
     parser.add_argument("--baseline", action="store_true", help="the recipe's convolutional network")
     parser.add_argument("--start", type=Path, help="model file whose weights to start from")
+    parser.add_argument(
+        "--seed", type=int, help="of the samples; default the recipe's, or with --start the next"
+    )
     args = parser.parse_args()
     recipe = read_recipe(args.model, baseline=args.baseline)
     if args.start:
         recipe |= {"start": str(args.start.resolve()), "seed": recipe["seed"] + 1}
+    if args.seed is not None:
+        recipe["seed"] = args.seed
     run = args.run or Path("runs") / recipe["name"]
     run.mkdir(parents=True, exist_ok=True)
     print(f"{recipe['name']}: {flops_per_pixel(recipe):.0f} FLOP per pixel", flush=True)

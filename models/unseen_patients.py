@@ -45,13 +45,13 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the model, with its recipe.toml")
     parser.add_argument("data", type=Path, help="folder of the data sets")
     parser.add_argument("--run", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--first-minutes", type=float, default=12, help="of the processor, on dsb2018 alone")
-    parser.add_argument("--half-minutes", type=float, default=22, help="of the processor, without each half")
+    parser.add_argument("--first-minutes", type=float, default=10, help="of the processor, on dsb2018 alone")
+    parser.add_argument("--half-minutes", type=float, default=50, help="of the processor, without each half")
     parser.add_argument(
         "--minutes",
         type=float,
         nargs="+",
-        default=[8.0],
+        default=[5.0],
         help="of the processor, each time, without each patient",
     )
     parser.add_argument("--tta", choices=FIGURES, default="off", help="as of axial predict")
