@@ -22,8 +22,7 @@ import axialcli
 from axialcli.errors import OutputError, UsageError
 from tests.cli.conftest import Axial
 from tests.cli.conftest import axial as axial
-from tests.engine.foreign import ForeignModel, classifier, noise
-from tests.engine.test_classifier_tiles import seen
+from tests.engine.foreign import ForeignModel, classifier, noise, pixels_of_tile
 from tests.fixtures import foreign_models as foreign
 from tests.fixtures.slides import write_geotiff, write_svs, write_tiled
 from tests.networks import small_model
@@ -36,7 +35,10 @@ SIDE = 32
 def tiles_of(image_HWC: NDArray[np.uint8], model: ForeignModel, overlap: int = 0) -> NDArray[np.float32]:
     """Tile by tile what the network itself answers, [rows, columns, classes]."""
     step = SIDE - 2 * overlap
-    places = [[seen(cell - overlap, side) for cell in range(0, side, step)] for side in image_HWC.shape[:2]]
+    places = [
+        [pixels_of_tile(cell - overlap, side, SIDE) for cell in range(0, side, step)]
+        for side in image_HWC.shape[:2]
+    ]
     return np.stack([[model.by_hand(image_HWC[np.ix_(y, x)]) for x in places[1]] for y in places[0]])
 
 

@@ -26,6 +26,7 @@ from onnx.reference import ReferenceEvaluator
 import axialcli
 from axialcli.hints import ModelHints
 from tests.backends.test_wsinfer import by_hand, config, patch_net, write_model
+from tests.engine.foreign import pixels_of_tile
 from tests.fixtures.foreign_models import classifier, ending, fcn, labels_of_bytes, nhwc, quarter
 from tests.fixtures.slides import write_tiled
 
@@ -68,6 +69,15 @@ def filled(image_HWC: Picture, unit: int) -> Picture:
     return np.pad(image_HWC, ((0, -height % unit), (0, -width % unit), (0, 0)), "edge")
 
 
+def mirrored(image_HWC: Picture, tile: int) -> Picture:
+    """Out to whole tiles, each with its own mirror image."""
+    rows, columns = (
+        [pixel for start in range(0, side, tile) for pixel in pixels_of_tile(start, side, tile)]
+        for side in image_HWC.shape[:2]
+    )
+    return image_HWC[np.ix_(rows, columns)]
+
+
 def of_fcn(model: ModelProto, image_HWC: Picture) -> Floats:
     return softmax(at_once(model, seen(image_HWC, IMAGENET)[None])[0])
 
@@ -88,7 +98,7 @@ def of_quarter(model: ModelProto, image_HWC: Picture) -> Floats:
 
 def of_classifier(model: ModelProto, image_HWC: Picture) -> Floats:
     """One picture of 224 pixels after the other."""
-    image_HWC = filled(image_HWC, 224)
+    image_HWC = mirrored(image_HWC, 224)
     down, across = image_HWC.shape[0] // 224, image_HWC.shape[1] // 224
     probs_KHW = np.zeros((5, down, across))
     for y in range(down):
@@ -270,7 +280,7 @@ def test_a_model_of_wsinfer_runs_on_trust_alone(tmp_path: Path) -> None:
     assert refused.stderr.startswith(f"axial: error: {folder / 'torchscript_model.pt'}: refused, ")
     assert refused.stderr.count("\n") == 1
     assert done.returncode == 0, done.stderr
-    image_HWC = filled(image_HWC, 40)
+    image_HWC = mirrored(image_HWC, 40)
     down, across = image_HWC.shape[0] // 40, image_HWC.shape[1] // 40
     patches_BCHW = image_HWC.reshape(down, 40, across, 40, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 40, 40)
     want_BK = by_hand(network, patches_BCHW, 28, rounded=False)

@@ -132,3 +132,15 @@ def filled(image_HWC: NDArray[np.uint8], unit: int) -> NDArray[np.uint8]:
     rows = np.minimum(np.arange(-(-height // unit) * unit), height - 1)
     columns = np.minimum(np.arange(-(-width // unit) * unit), width - 1)
     return np.asarray(image_HWC[rows[:, None], columns[None]])
+
+
+def pixels_of_tile(start: int, length: int, tile: int) -> list[int]:
+    """Which pixels of a picture a classifier's tile sees along one axis: where it leaves the picture, those
+    that lie in it are gone through backwards, and forwards again."""
+    first, last = max(start, 0), min(start + tile, length) - 1
+    pixels = []
+    for pixel in range(start, start + tile):
+        while first < last and not first <= pixel <= last:
+            pixel = 2 * first - pixel if pixel < first else 2 * last - pixel
+        pixels.append(min(max(pixel, first), last))
+    return pixels

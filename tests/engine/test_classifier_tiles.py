@@ -8,20 +8,8 @@ import pytest
 from axialcli.engine import tiling_of
 from axialcli.engine.memory import peak_resident_bytes
 from axialcli.geometry import Size
-from tests.engine.foreign import ForeignModel, classifier, noise
+from tests.engine.foreign import ForeignModel, classifier, noise, pixels_of_tile
 from tests.engine.views import collected, tile_engine, tiled
-
-
-def seen(start: int, length: int) -> list[int]:
-    """Which pixels a tile of 32 sees along one axis: where it leaves the picture, those that lie in it are
-    gone through backwards, and forwards again."""
-    first, last = max(start, 0), min(start + 32, length) - 1
-    pixels = []
-    for pixel in range(start, start + 32):
-        while first < last and not first <= pixel <= last:
-            pixel = 2 * first - pixel if pixel < first else 2 * last - pixel
-        pixels.append(min(max(pixel, first), last))
-    return pixels
 
 
 @pytest.mark.parametrize(
@@ -36,7 +24,10 @@ def test_a_classifier_answers_one_pixel_per_tile(height: int, width: int, overla
     want_KHW = np.empty((4, rows, columns), np.float32)
     for row in range(rows):
         for column in range(columns):
-            y, x = seen(row * step - overlap, height), seen(column * step - overlap, width)
+            y, x = (
+                pixels_of_tile(row * step - overlap, height, 32),
+                pixels_of_tile(column * step - overlap, width, 32),
+            )
             want_KHW[:, row, column] = model.by_hand(image_HWC[np.ix_(y, x)])
 
     engine = tile_engine(image_HWC, model, tile=32, overlap=overlap, probs=True)
