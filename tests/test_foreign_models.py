@@ -26,7 +26,7 @@ from onnx.reference import ReferenceEvaluator
 import axialcli
 from axialcli.hints import ModelHints
 from tests.backends.test_wsinfer import by_hand, config, patch_net, write_model
-from tests.engine.foreign import pixels_of_tile
+from tests.engine.foreign import filled, pixels_of_tile
 from tests.fixtures.foreign_models import classifier, ending, fcn, labels_of_bytes, nhwc, quarter
 from tests.fixtures.slides import write_tiled
 
@@ -61,12 +61,6 @@ def seen(image_HWC: Picture, scale: tuple[Any, Any]) -> NDArray[np.float32]:
 def softmax(logits_KHW: Floats) -> Floats:
     powers = np.exp(logits_KHW - logits_KHW.max(0))
     return powers / powers.sum(0)
-
-
-def filled(image_HWC: Picture, unit: int) -> Picture:
-    """Out to a multiple of `unit`, the last row and column repeated."""
-    height, width = image_HWC.shape[:2]
-    return np.pad(image_HWC, ((0, -height % unit), (0, -width % unit), (0, 0)), "edge")
 
 
 def mirrored(image_HWC: Picture, tile: int) -> Picture:

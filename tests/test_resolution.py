@@ -44,13 +44,8 @@ def write(path: Path, image_HWC: NDArray[np.uint8], mpp: float) -> Path:
     return path
 
 
-def means(image_HWC: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
-    height, width, _ = image_HWC.shape
-    cells = image_HWC.reshape(height // by, by, width // by, by, 3)
-    return np.asarray(np.rint(cells.mean((1, 3))), np.uint8)
-
-
 def resized(image_HWC: NDArray[np.uint8], by: float) -> NDArray[np.uint8]:
+    """Each pixel is the mean of what it covers."""
     height, width = (round(side * by) for side in image_HWC.shape[:2])
     return np.asarray(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BOX))
 
@@ -71,7 +66,7 @@ def test_half_and_double_resolution_keep_size_place_and_most_of_the_quality(
     slides = {
         "own": (image_HWC, MPP),
         "within": (resized(image_HWC, 5 / 8), MPP * 8 / 5),
-        "coarse": (means(image_HWC, 2), 2 * MPP),
+        "coarse": (resized(image_HWC, 1 / 2), 2 * MPP),
         "fine": (image_HWC.repeat(2, 0).repeat(2, 1), MPP / 2),
     }
     found = {}
@@ -106,7 +101,7 @@ def test_what_is_coarser_than_the_model_s_range_is_enlarged_with_a_warning(
     tmp_path: Path, model: axialcli.Model, tissue: tuple[NDArray[np.uint8], Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    write(tmp_path / "slide.tif", means(tissue[0], 4), 4 * MPP)
+    write(tmp_path / "slide.tif", resized(tissue[0], 1 / 4), 4 * MPP)
 
     report = axialcli.predict(tmp_path / "slide.tif", tmp_path / "mask.tif", model=model)
 

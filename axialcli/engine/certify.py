@@ -19,7 +19,7 @@ from axialcli.backends import Model
 from axialcli.backends.spec import ModelSpec
 from axialcli.config import MASK_TILE
 from axialcli.engine.background import Background
-from axialcli.engine.edges import repeat_edges
+from axialcli.engine.edges import fill_edges
 from axialcli.engine.mask_grid import mask_size
 from axialcli.engine.memory import peak_resident_bytes, resident_bytes
 from axialcli.engine.tiling import tile_unit
@@ -136,7 +136,7 @@ class Certifier:
         if self._background is not None:
             image_HWC, _ = self._background.fill(image_HWC)
         # As in the run, what the network's multiples lack at the slide's end is filled.
-        image_HWC = repeat_edges(image_HWC, (0, -around.height % self._unit), (0, -around.width % self._unit))
+        image_HWC = fill_edges(image_HWC, (0, -around.height % self._unit), (0, -around.width % self._unit))
         pixels = torch.from_numpy(image_HWC).permute(2, 0, 1)[None]
         corner = Box(around.y0 // self._stride, around.x0 // self._stride, 0, 0)
         y, x = window.within(corner)

@@ -11,22 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def repeat_edges(image_HWC: NDArray[Any], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
+def fill_edges(
+    image_HWC: NDArray[Any], rows: tuple[int, int], columns: tuple[int, int], *, mirrored: bool = False
+) -> NDArray[Any]:
     """The image [H, W, C] with its first and last row and column repeated so many times; any dtype.
 
-    rows, columns: how often before and after, 0 or more. Without any the same array comes back.
+    rows, columns: how often before and after, 0 or more. mirrored: mirrored at them instead, a small image in
+    turn. Without any the same array comes back.
     """
     if not any((*rows, *columns)):
         return image_HWC
-    return np.pad(image_HWC, (rows, columns, (0, 0)), mode="edge")
-
-
-def mirror_edges(image_HWC: NDArray[Any], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
-    """The image [H, W, C] mirrored at its first and last row and column; any dtype.
-
-    rows, columns: how many come before and after, 0 or more; of a small image they are mirrored in turn.
-    Without any the same array comes back.
-    """
-    if not any((*rows, *columns)):
-        return image_HWC
-    return np.pad(image_HWC, (rows, columns, (0, 0)), mode="reflect")
+    return np.pad(image_HWC, (rows, columns, (0, 0)), mode="reflect" if mirrored else "edge")

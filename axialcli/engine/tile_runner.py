@@ -15,7 +15,7 @@ from torch import Tensor
 
 from axialcli.backends import Model
 from axialcli.engine.background import Background
-from axialcli.engine.edges import mirror_edges, repeat_edges
+from axialcli.engine.edges import fill_edges
 from axialcli.engine.grid import TileSpan
 from axialcli.engine.slabs import Slab
 from axialcli.engine.stopwatch import Stopwatch
@@ -96,8 +96,8 @@ class TileRunner:
         segmentation edges are repeated: glass goes on as glass, and no object has a twin.
         """
         image_HWC = slab_HWC[:, column.first - left : column.last - left]
-        fill = mirror_edges if self._tiling.classifies else repeat_edges
-        return torch.from_numpy(fill(image_HWC, (row.before, row.after), (column.before, column.after)))
+        rows, columns = (row.before, row.after), (column.before, column.after)
+        return torch.from_numpy(fill_edges(image_HWC, rows, columns, mirrored=self._tiling.classifies))
 
     def _blank_tile(self, height: int, width: int) -> Tensor:
         """The probabilities [1, K, H, W] of a tile that is blank everywhere: a network is a function of its

@@ -58,19 +58,15 @@ def choose_view(slide: Slide, model: Model, settings: PredictSettings) -> SlideV
             fitting.append((abs(math.log(max(mpp) / wanted.mpp)), number))
     if fitting:
         return slide.view(level=min(fitting)[1])
-    told = (slide.path, _mpp(slide.mpp), model.spec.name, _range(wanted))
+    has = f"{slide.path} has {_mpp(slide.mpp)} microns per pixel"
+    made_for = f"{model.spec.name} is made for {_range(wanted)}"
     if max(slide.mpp) > FINEST * wanted.mpp:
         raise UsageError(
-            "{} has {} microns per pixel, and {} is made for {}: take another model, say the resolution with "
-            "--mpp-override, or take the picture as it is with --level 0".format(*told)
+            f"{has}, and {made_for}: take another model, say the resolution with --mpp-override, or take the "
+            "picture as it is with --level 0"
         )
     if max(slide.mpp) > wanted.mpp * (1 + SAME_MPP):
-        logger.warning(
-            "%s has %s microns per pixel and is enlarged to %g; %s is made for %s: expect a worse mask",
-            *told[:2],
-            wanted.mpp,
-            *told[2:],
-        )
+        logger.warning("%s and is enlarged to %g; %s: expect a worse mask", has, wanted.mpp, made_for)
     return slide.view(mpp=wanted.mpp)
 
 

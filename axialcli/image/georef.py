@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from axialcli.geometry import GeoReference
@@ -19,16 +20,15 @@ def georeference(page: Page) -> GeoReference | None:
     matrix = tuple(float(one) for one in _numbers(page.tags.get(34264)))
     if not (keys or scale or tiepoints or matrix):
         return None
-    entries = zip(*(keys[at::4] for at in range(4)), strict=False)
-    return GeoReference(
+    found = GeoReference(
         pixel_scale=scale,
         tiepoints=tiepoints,
         transformation=matrix,
         geo_keys=keys,
         geo_doubles=tuple(float(one) for one in _numbers(page.tags.get(34736))),
         geo_ascii=str(page.tags.get(34737) or ""),
-        pixel_is_point=any(key == _RASTER_TYPE and value == _PIXEL_IS_POINT for key, _, _, value in entries),
     )
+    return replace(found, pixel_is_point=found.codes.get(_RASTER_TYPE) == _PIXEL_IS_POINT)
 
 
 def _numbers(value: Any) -> tuple[Any, ...]:

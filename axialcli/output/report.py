@@ -37,7 +37,7 @@ def class_areas(
     Of more than 256 classes those that have pixels. counts: pixels per class. beyond: how much of them does
     not lie on the slide. mpp: (y, x) microns per pixel.
     """
-    on_slide = np.asarray(counts) - np.broadcast_to(beyond, len(counts))
+    on_slide = np.asarray(counts) - beyond
     total = float(on_slide.sum())
     pixel_um2 = None if mpp is None else mpp[0] * mpp[1]
     return [
